@@ -1,0 +1,1 @@
+"""The trained part: one small contract, one file per family."""

@@ -1,0 +1,1 @@
+"""Songs to tensors to batches."""

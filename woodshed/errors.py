@@ -1,0 +1,42 @@
+"""Errors that are for people: what, where, what was found, what to do.
+
+The command line prints a `UserError` without a traceback and exits with its code. Every other exception is a bug of
+ours and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    Args:
+        problems: one full sentence each; all that were found, not only the first.
+    """
+
+    exit_code = 1
+
+    def __init__(self, *problems: str) -> None:
+        assert problems, "a UserError says at least one thing"
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class UsageError(UserError):
+    """The command was typed wrongly: an unknown flag or a missing argument."""
+
+    exit_code = 2
+
+
+class SettingsError(UserError):
+    """Settings that are out of range, unknown or contradict each other."""
+
+
+class CheckpointError(UserError):
+    """A model folder that is missing, incomplete or not what it says."""
+
+
+class DataError(UserError):
+    """Songs, metadata or preprocessed tensors that cannot be used."""
+
+
+class AdapterError(UserError):
+    """An adapter that does not fit the model, or a file that holds none."""

@@ -1,0 +1,1 @@
+"""The frozen base model, read from original ACE-Step checkpoint folders."""

@@ -1,0 +1,1 @@
+"""Consumers of training events: the journal, the terminal view, TensorBoard."""

@@ -1,0 +1,1 @@
+"""What can be chosen: every setting, declared once. Imports no torch."""

@@ -1,0 +1,1 @@
+"""The training run, as a stream of events; this room never prints."""
