@@ -1,0 +1,589 @@
+"""Every setting, once. Flags, run files, presets, wizard and docs are read out of these classes.
+
+The wording of "what it does" and "why you'd change it" and the defaults follow the project's settings reference;
+numbers from elsewhere name their source.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from woodshed.settings.declare import REQUIRED, Settings, setting
+
+AdapterType = Literal["lora", "lokr"]
+AttentionType = Literal["both", "self", "cross"]
+BiasMode = Literal["none", "all", "lora_only"]
+Mode = Literal["corrected", "vanilla"]
+OptimizerType = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
+SchedulerType = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+def _split_words(value: Any) -> Any:
+    """Accept one string with spaces or commas, or several of them, as a list of words."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list | tuple):
+        return tuple(word for item in value for word in re.split(r"[\s,]+", str(item)) if word)
+    return value
+
+
+def _empty_is_none(value: Any) -> Any:
+    return None if value == "" else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+
+
+class ModelSettings(Settings):
+    """Which model, on which device: shared by every command that loads one."""
+
+    checkpoint_dir: Path = setting(
+        Path("checkpoints"),
+        "Checkpoint directory",
+        "Where model weights live.",
+        why="Point to your ACE-Step checkout or custom weights.",
+        section="Required",
+        tier="basic",
+        default_text="From your user settings or `./checkpoints`",
+    )
+    model: str = setting(
+        REQUIRED,
+        "Model",
+        "Which model variant to train on.",
+        why="Pick base, turbo, sft, or a community fine-tune.",
+        section="Required",
+        tier="basic",
+    )
+
+
+class DeviceSettings(Settings):
+    """Where and in what number format the model computes."""
+
+    device: str = setting(
+        "auto",
+        "Device",
+        "GPU selection. Auto picks: CUDA > MPS > XPU > CPU.",
+        why="Multi-GPU: pick `cuda:0` or `cuda:1`. Force CPU for debugging.",
+        section="Device & Precision",
+    )
+    precision: Precision = setting(
+        "auto",
+        "Precision",
+        "Float format. Auto picks: bf16 (CUDA), fp16 (MPS), fp32 (CPU).",
+        why="Force `fp32` for debugging NaN issues. `fp16` if your GPU lacks bf16.",
+        section="Device & Precision",
+    )
+
+
+class DatasetSettings(Settings):
+    """Where a training run reads from and writes to."""
+
+    dataset_dir: Path = setting(
+        REQUIRED,
+        "Dataset directory",
+        "Folder with preprocessed `.pt` files.",
+        why="Always required -- your training data.",
+        section="Required",
+        tier="basic",
+    )
+    output_dir: Path = setting(
+        REQUIRED,
+        "Output directory",
+        "Where adapter weights and logs are saved.",
+        why="Always required -- pick a descriptive name.",
+        section="Required",
+        tier="basic",
+    )
+
+
+class AdapterSettings(Settings):
+    """What is trained: the adapter family, its size and the layers it sits on."""
+
+    adapter_type: AdapterType = setting(
+        "lora",
+        "Adapter type",
+        "The family of the adapter: LoRA (low-rank matrices) or LoKr (Kronecker products).",
+        why="LoKr makes far smaller files and learns more slowly; LoRA plays in the most tools.",
+        section="Adapter",
+        tier="basic",
+    )
+    attention_type: AttentionType = setting(
+        "both",
+        "Attention type",
+        "Which attention layers get adapters: self, cross, or both.",
+        why="`self` = audio patterns only, `cross` = text conditioning only.",
+        section="Adapter",
+        tier="basic",
+    )
+    target_modules: Words = setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        "Target projections",
+        "Which projections inside each attention block; also `gate_proj up_proj down_proj` and full module names.",
+        why="Narrow it to the layers that matter, or add the MLP for more capacity.",
+        section="Adapter",
+        tier="basic",
+    )
+    rank: int = setting(
+        64,
+        "Rank",
+        "Number of low-rank dimensions. Higher = more capacity, more VRAM.",
+        why="Lower for quick tests (16), higher for max quality (128).",
+        section="LoRA",
+        tier="basic",
+        at_least=1,
+    )
+    alpha: float = setting(
+        128.0,
+        "Alpha",
+        "Scaling factor (usually 2x rank). Controls adapter strength.",
+        why="Keep at 2x rank unless experimenting.",
+        section="LoRA",
+        tier="basic",
+        more_than=0,
+        default_text="2 x rank: `128`",
+    )
+    dropout: float = setting(
+        0.1,
+        "Dropout",
+        "Dropout on LoRA layers. Prevents overfitting.",
+        why="Increase (0.2-0.3) for very small datasets, decrease (0.05) for large ones.",
+        section="LoRA",
+        tier="basic",
+        at_least=0,
+        less_than=1,
+    )
+    lokr_linear_dim: int = setting(
+        64,
+        "Linear dimension",
+        "Analogous to LoRA rank.",
+        why="Same guidance as LoRA rank.",
+        section="LoKr",
+        tier="basic",
+        at_least=1,
+    )
+    lokr_linear_alpha: float = setting(
+        128.0,
+        "Linear alpha",
+        "Scaling factor.",
+        why="Keep at 2x linear dim.",
+        section="LoKr",
+        tier="basic",
+        more_than=0,
+        default_text="2 x linear dim: `128`",
+    )
+    lokr_factor: int = setting(
+        -1,
+        "Factor",
+        "Kronecker factorization factor (-1 = auto).",
+        why="Leave at auto unless you understand Kronecker factorization; 4 to 8 gives clearly more capacity.",
+        section="LoKr",
+        tier="basic",
+        at_least=-1,
+    )
+    lokr_decompose_both: bool = setting(
+        False,
+        "Decompose both",
+        "Decompose both Kronecker factors.",
+        why="May improve compression at the cost of capacity.",
+        section="LoKr",
+        tier="basic",
+    )
+    lokr_use_tucker: bool = setting(
+        False,
+        "Tucker decomposition",
+        "Use Tucker decomposition.",
+        why="Alternative factorization -- experimental; it only exists for convolutions, so no layer here changes.",
+        section="LoKr",
+        tier="basic",
+    )
+    lokr_use_scalar: bool = setting(
+        False,
+        "Scalar scaling",
+        "Use scalar scaling.",
+        why="Experimental.",
+        section="LoKr",
+        tier="basic",
+    )
+    lokr_weight_decompose: bool = setting(
+        False,
+        "DoRA weight decompose",
+        "DoRA-style weight decomposition.",
+        why="Can improve quality in some cases.",
+        section="LoKr",
+        tier="basic",
+    )
+
+
+class OptimisationSettings(Settings):
+    """How the adapter is trained."""
+
+    mode: Mode = setting(
+        "corrected",
+        "Mode",
+        "`corrected` draws timesteps as the model's own training does; `vanilla` uses the eight turbo steps and no "
+        "CFG dropout.",
+        why="Only to repeat an old run of a trainer that worked the vanilla way.",
+        section="Training",
+        tier="basic",
+        source="ACE-Step 1.5 training forward: the larger of two logit-normal draws.",
+    )
+    learning_rate: float = setting(
+        1e-4,
+        "Learning rate",
+        "How fast the optimizer moves. For Prodigy, set to 1.0.",
+        why="Lower (5e-5) for stability, higher (2e-4) for faster convergence.",
+        section="Training",
+        tier="basic",
+        more_than=0,
+        at_most=10,
+        flags=("--lr",),
+    )
+    batch_size: int = setting(
+        1,
+        "Batch size",
+        "Samples per step.",
+        why="Increase only if you have VRAM to spare.",
+        section="Training",
+        tier="basic",
+        at_least=1,
+    )
+    gradient_accumulation: int = setting(
+        4,
+        "Gradient accumulation",
+        "Steps before weight update. Effective batch = batch_size x this.",
+        why="Higher for smoother gradients, lower for faster updates.",
+        section="Training",
+        tier="basic",
+        at_least=1,
+    )
+    epochs: int = setting(
+        100,
+        "Max epochs",
+        "Full passes through the dataset.",
+        why="More for small datasets (200-500), fewer for large (50-100).",
+        section="Training",
+        tier="basic",
+        at_least=1,
+    )
+    warmup_steps: int = setting(
+        100,
+        "Warmup steps",
+        "LR ramps from 10% to 100% over this many steps.",
+        why="Longer warmup (200+) for stability with large LR.",
+        section="Training",
+        tier="basic",
+        at_least=0,
+        unit="optimizer steps",
+    )
+    seed: int = setting(
+        42,
+        "Seed",
+        "Random seed for reproducibility.",
+        why="Change to get different training runs.",
+        section="Training",
+        tier="basic",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
+    cfg_ratio: float = setting(
+        0.15,
+        "CFG dropout ratio",
+        "Probability of replacing conditions with null embeddings.",
+        why="The base model was trained with 0.15 -- match it. Lower values reduce CFG effectiveness.",
+        section="CFG",
+        tier="basic",
+        at_least=0,
+        at_most=1,
+        source="ACE-Step 1.5 training forward: cfg_ratio=0.15.",
+    )
+
+
+class CheckpointingSettings(Settings):
+    """What a run writes down, how often, and where it continues."""
+
+    save_every: int = setting(
+        10,
+        "Save every N epochs",
+        "Full checkpoint (adapter + optimizer + scheduler); 0 = only at the end.",
+        why="Lower for safety on long runs, higher to save disk space.",
+        section="Logging & Checkpoints",
+        tier="basic",
+        at_least=0,
+        unit="epochs",
+    )
+    log_every: int = setting(
+        10,
+        "Log every N steps",
+        "TensorBoard loss/LR logging; 0 = off.",
+        why="Lower for more granular curves, higher to reduce overhead.",
+        section="Logging & Checkpoints",
+        tier="basic",
+        at_least=0,
+        unit="optimizer steps",
+    )
+    resume_from: OptionalPath = setting(
+        None,
+        "Resume from",
+        "Path to a checkpoint to resume from, or `latest` for the newest one in the output directory.",
+        why="Use after interrupted training. Points to a `checkpoint-epoch-N` folder.",
+        section="Logging & Checkpoints",
+        tier="basic",
+        default_text="*(empty)*",
+    )
+    keep_last: int = setting(
+        0,
+        "Keep last N checkpoints",
+        "Older checkpoints are deleted once a newer one is safe on disk; 0 = keep all.",
+        why="Limit the disk space of long runs.",
+        section="Logging & Checkpoints",
+        at_least=0,
+    )
+
+
+class AdvancedSettings(Settings):
+    """The advanced pages of the reference."""
+
+    optimizer_type: OptimizerType = setting(
+        "adamw",
+        "Optimizer",
+        "Weight update algorithm.",
+        why="`adamw8bit` saves VRAM. `prodigy` auto-tunes LR (set LR to 1.0). `adafactor` for minimal state.",
+        section="Optimizer & Scheduler",
+    )
+    scheduler_type: SchedulerType = setting(
+        "cosine",
+        "Scheduler",
+        "LR decay curve after warmup.",
+        why="`constant` for Prodigy. `linear` for steady decay. `constant_with_warmup` for flat after ramp.",
+        section="Optimizer & Scheduler",
+    )
+    gradient_checkpointing: bool = setting(
+        True,
+        "Gradient checkpointing",
+        "Recompute activations to save VRAM (~40-60% less, ~10-30% slower).",
+        why="Disable only if you have abundant VRAM and want max speed.",
+        section="VRAM Savings",
+    )
+    offload_encoder: bool = setting(
+        False,
+        "Offload encoder",
+        "Move encoder/VAE to CPU after setup (~2-4 GB saved).",
+        why="Enable on tight VRAM budgets (10-16 GB GPUs).",
+        section="VRAM Savings",
+    )
+    weight_decay: float = setting(
+        0.01,
+        "Weight decay",
+        "Decoupled weight decay of the adapter's weights. Prevents overfitting.",
+        why="Increase (0.05) for very small datasets, decrease (0.001) for large.",
+        section="Advanced Training",
+        at_least=0,
+        at_most=1,
+    )
+    max_grad_norm: float = setting(
+        1.0,
+        "Max grad norm",
+        "Gradient clipping threshold; 0 = no clipping.",
+        why='Increase if you see "gradient clipping" warnings everywhere; decrease for stability.',
+        section="Advanced Training",
+        at_least=0,
+    )
+    bias: BiasMode = setting(
+        "none",
+        "Bias mode",
+        "Train bias parameters: `none`, `all`, `lora_only`.",
+        why="`lora_only` may marginally improve quality; `all` trains all biases.",
+        section="Advanced Training",
+    )
+    num_workers: int = setting(
+        4,
+        "Workers",
+        "Parallel data loading processes.",
+        why="More workers = faster loading. Windows forces 0 (multiprocessing limitation).",
+        section="Data Loading",
+        at_least=0,
+        default_text="`4` (Linux), `0` (Windows)",
+    )
+    pin_memory: bool = setting(
+        True,
+        "Pin memory",
+        "Pin loaded tensors in CPU for faster GPU transfer.",
+        why="Disable if low on system RAM.",
+        section="Data Loading",
+    )
+    prefetch_factor: int = setting(
+        2,
+        "Prefetch factor",
+        "Batches each worker prefetches ahead.",
+        why="Higher for faster GPUs that consume data quickly.",
+        section="Data Loading",
+        at_least=1,
+    )
+    persistent_workers: bool = setting(
+        True,
+        "Persistent workers",
+        "Keep workers alive between epochs.",
+        why="Disable if you see memory leaks from data loading.",
+        section="Data Loading",
+    )
+    keep_in_memory: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "Keep in memory",
+        "Read each song from disk once and hold it in RAM; auto does so while the dataset is small. No workers then.",
+        why="`no` when RAM is short; `yes` when the disk is slow and RAM is plenty.",
+        section="Data Loading",
+    )
+    log_dir: OptionalPath = setting(
+        None,
+        "TensorBoard dir",
+        "Where TensorBoard logs go.",
+        why="Custom path if you want all runs in one place.",
+        section="Advanced Logging",
+        default_text="`{output}/runs`",
+    )
+    log_heavy_every: int = setting(
+        50,
+        "Heavy log every N steps",
+        "Per-layer gradient norm logging; 0 = off.",
+        why="Lower for debugging training dynamics, higher to reduce overhead.",
+        section="Advanced Logging",
+        at_least=0,
+        unit="optimizer steps",
+    )
+    sample_every_n_epochs: int = setting(
+        0,
+        "Sample every N epochs",
+        "Generate audio samples during training; 0 = off.",
+        why="Hear the progress of a long run.",
+        section="Advanced Logging",
+        at_least=0,
+        unit="epochs",
+        default_text="`0` (disabled)",
+        coming="Audio samples during training are not built yet; leave sample_every_n_epochs at 0.",
+    )
+    shift: float | Literal["auto"] = setting(
+        "auto",
+        "Shift",
+        "Timestep shift that players should sample with; saved with the adapter. Auto: 3.0 for turbo, 1.0 otherwise.",
+        why="Only if you know that your listeners use another value.",
+        section="Playback",
+        source="ACE-Step 1.5 inference presets.",
+    )
+    num_inference_steps: int | Literal["auto"] = setting(
+        "auto",
+        "Inference steps",
+        "Sampling steps that players should use; saved with the adapter. Auto: 8 for turbo, 50 otherwise.",
+        why="Only if you know that your listeners use another value.",
+        section="Playback",
+        source="ACE-Step 1.5 inference presets.",
+    )
+
+
+class TrainSettings(
+    AdvancedSettings,
+    DeviceSettings,
+    CheckpointingSettings,
+    OptimisationSettings,
+    AdapterSettings,
+    DatasetSettings,
+    ModelSettings,
+):
+    """Every setting of `woodshed train`."""
+
+
+class PreprocessSettings(DeviceSettings, ModelSettings):
+    """Every setting of `woodshed preprocess`."""
+
+    audio_dir: OptionalPath = setting(
+        None,
+        "Audio directory",
+        "Folder with songs (wav, mp3, flac, ogg, opus, m4a), searched with all its subfolders.",
+        why="Required unless the dataset JSON names every file.",
+        section="Songs",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    dataset_json: OptionalPath = setting(
+        None,
+        "Dataset JSON",
+        "An ACE-Step dataset file with captions, lyrics and metadata.",
+        why="Captions decide what the adapter answers to; without them the file names are used.",
+        section="Songs",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    tensor_output: Path = setting(
+        REQUIRED,
+        "Tensor output",
+        "Folder that receives one `.pt` file per song and a manifest.",
+        why="Always required -- `woodshed train --dataset-dir` reads it.",
+        section="Required",
+        tier="basic",
+    )
+    max_duration: float = setting(
+        240.0,
+        "Max duration",
+        "Longer songs are cut here; 0 = never.",
+        why="Shorter songs need less VRAM in training.",
+        section="Songs",
+        tier="basic",
+        at_least=0,
+        unit="seconds",
+        source="ACE-Step's own preprocessing default.",
+    )
+    custom_tag: str = setting(
+        "",
+        "Trigger tag",
+        "A word put into every caption, so that you can call the style by it.",
+        why="Pick a rare word that is not in the captions.",
+        section="Captions",
+        tier="basic",
+        default_text="the dataset JSON's, else none",
+    )
+    tag_position: Literal["prepend", "append", "replace"] = setting(
+        "prepend",
+        "Tag position",
+        "Where the trigger tag goes: before the caption, after it, or instead of it.",
+        why="`replace` ties everything the songs share to the tag alone.",
+        section="Captions",
+        default_text="the dataset JSON's, else `prepend`",
+    )
+    genre_ratio: int = setting(
+        0,
+        "Genre ratio",
+        "Share of songs whose genre stands in for the caption.",
+        why="Some genre-only prompts make the adapter answer to short prompts too.",
+        section="Captions",
+        at_least=0,
+        at_most=100,
+        unit="percent",
+        default_text="the dataset JSON's, else `0`",
+    )
+    language: str = setting(
+        "unknown",
+        "Language",
+        "Language of the lyrics where the metadata names none, as a code such as en or ja.",
+        why="The model reads it in front of the lyrics.",
+        section="Captions",
+        source="ACE-Step 1.5 inference default.",
+    )
+    seed: int = setting(
+        42,
+        "Seed",
+        "Random seed of the VAE samples and of the genre choice.",
+        why="Change to draw other latents from the same songs.",
+        section="Songs",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
+    offload_encoder: bool = setting(
+        False,
+        "Offload encoder",
+        "Keep encoders and VAE in CPU memory except while they run.",
+        why="Enable on tight VRAM budgets.",
+        section="Device & Precision",
+    )
