@@ -1,0 +1,56 @@
+"""The one place that prints: results to standard output, problems to standard error.
+
+Colour and cursor movement are used only on a real terminal and never with `--plain` or NO_COLOR.
+"""
+
+import sys
+
+from rich.console import Console
+
+
+class Terminal:
+    """Where the program speaks.
+
+    Args:
+        plain: no colour, no cursor movement, whatever the terminal could do.
+    """
+
+    def __init__(self, *, plain: bool = False) -> None:
+        _speak_utf8()
+        self.plain = plain
+        self.out = self._console(stderr=False)
+        self.err = self._console(stderr=True)
+
+    def _console(self, *, stderr: bool) -> Console:
+        if self.plain:
+            return Console(stderr=stderr, highlight=False, color_system=None, force_terminal=False, soft_wrap=True)
+        return Console(stderr=stderr, highlight=False)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a view that redraws itself makes sense."""
+        return self.out.is_terminal and not self.plain
+
+    def say(self, text: str = "") -> None:
+        """Print one line of result, exactly as given."""
+        self.out.print(text, markup=False, soft_wrap=True)
+
+    def data(self, text: str) -> None:
+        """Print machine-readable text: no wrapping, no colour, whatever it holds."""
+        print(text, flush=True)
+
+    def problem(self, text: str) -> None:
+        """Print one line of trouble to standard error."""
+        self.err.print(text, style="red", markup=False, soft_wrap=True)
+
+    def hint(self, text: str) -> None:
+        """Print one line of advice."""
+        self.out.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
+def _speak_utf8() -> None:
+    """Make song names printable on consoles with an old code page; an odd character then shows as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

@@ -1,0 +1,137 @@
+"""What settings have to do with each other: what moves with what, what has no effect, what contradicts.
+
+Pure functions over settings, used alike by the command line, the review before a run, and the docs.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from woodshed.settings.schema import TrainSettings
+
+MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Following:
+    """A setting whose default follows another one, unless the user chose it."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+def followers(chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Following]:
+    """Return the defaults that move because of what was chosen.
+
+    Args:
+        chosen: the raw values given by presets, files and flags; may be invalid, so nothing here may fail on them.
+        defaults: every setting of the command with its declared default.
+    """
+    moved: list[Following] = []
+    for size, alpha in (("rank", "alpha"), ("lokr_linear_dim", "lokr_linear_alpha")):
+        number = _whole_number(chosen.get(size))
+        if alpha in defaults and number is not None:
+            moved.append(Following(alpha, 2.0 * number, f"2 x {size}"))
+    if chosen.get("optimizer_type") == "prodigy" and "optimizer_type" in defaults:
+        moved.append(Following("learning_rate", 1.0, "prodigy"))
+        moved.append(Following("scheduler_type", "constant", "prodigy"))
+    if sys.platform == "win32" and "num_workers" in defaults:
+        moved.append(Following("num_workers", 0, "Windows"))
+    return [item for item in moved if item.name not in chosen]
+
+
+def _whole_number(value: Any) -> int | None:
+    """Return a raw value as a positive whole number, or None where it is none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value if value > 0 else None
+    return int(value) if isinstance(value, str) and value.isdecimal() and int(value) > 0 else None
+
+
+def inert(settings: TrainSettings) -> dict[str, str]:
+    """Return the settings that cannot have an effect in this combination, each with the reason."""
+    return (
+        _inert_adapter(settings) | _inert_training(settings) | _inert_loading(settings) | _inert_bookkeeping(settings)
+    )
+
+
+def _inert_adapter(settings: TrainSettings) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    if settings.adapter_type == "lora":
+        for name in type(settings).model_fields:
+            if name.startswith("lokr_"):
+                reasons[name] = "the adapter is a LoRA"
+    else:
+        for name in ("rank", "alpha", "dropout"):
+            reasons[name] = "the adapter is a LoKr"
+        reasons["lokr_use_tucker"] = "Tucker decomposition exists for convolutions only, and every adapted layer is linear"
+    if not any(word in ATTENTION_PROJECTIONS for word in settings.target_modules):
+        reasons["attention_type"] = "the targets name no attention projection by its short name"
+    return reasons
+
+
+def _inert_training(settings: TrainSettings) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    if settings.mode == "vanilla":
+        reasons["cfg_ratio"] = "vanilla mode has no CFG dropout"
+    if settings.scheduler_type == "constant":
+        reasons["warmup_steps"] = "the constant schedule has no warm-up; constant_with_warmup has"
+    reasons["offload_encoder"] = "training loads the decoder only; there is no encoder or VAE to move"
+    return reasons
+
+
+def _inert_loading(settings: TrainSettings) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    if settings.num_workers == 0 or settings.keep_in_memory == "yes":
+        why = "there are no workers" if settings.num_workers == 0 else "the dataset is kept in memory"
+        reasons["prefetch_factor"] = reasons["persistent_workers"] = why
+        if settings.num_workers:
+            reasons["num_workers"] = why
+    if settings.device == "cpu":
+        reasons["pin_memory"] = "the CPU reads its own memory"
+    return reasons
+
+
+def _inert_bookkeeping(settings: TrainSettings) -> dict[str, str]:
+    if settings.save_every == 0 and settings.keep_last:
+        return {"keep_last": "save_every is 0, so no checkpoints are written before the end"}
+    return {}
+
+
+def remarks(settings: TrainSettings) -> list[str]:
+    """Return what a careful friend would point out before this run starts."""
+    said: list[str] = []
+    if settings.optimizer_type == "prodigy":
+        if settings.learning_rate != 1.0:
+            said.append(
+                f"Prodigy finds its own learning rate and expects learning_rate 1.0; "
+                f"with {settings.learning_rate:g} it may hardly train."
+            )
+        if settings.scheduler_type == "cosine_restarts":
+            said.append("Prodigy's author advises against restarts; constant or cosine works better.")
+    elif settings.learning_rate > 1e-2:
+        said.append(
+            f"A learning rate of {settings.learning_rate:g} is far above the usual 5e-5 to 3e-4 for "
+            f"{settings.optimizer_type}."
+        )
+    if settings.adapter_type == "lokr" and settings.bias == "lora_only":
+        said.append("Bias mode lora_only trains the biases of adapted layers; the default targets have none.")
+    return said
+
+
+def contradictions(settings: TrainSettings) -> list[str]:
+    """Return the reasons why these settings cannot run together, as full sentences; empty when they can."""
+    found: list[str] = []
+    if not settings.target_modules:
+        found.append("target_modules must name at least one projection, for example q_proj k_proj v_proj o_proj.")
+    if settings.lokr_factor == 0:
+        found.append("lokr_factor must be -1 (automatic) or at least 1; got 0.")
+    for name in ("shift", "num_inference_steps"):
+        value = getattr(settings, name)
+        if value != "auto" and value <= 0:
+            found.append(f"{name} must be more than 0, or auto; got {value:g}.")
+    return found

@@ -1,0 +1,78 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder` to write into; on success it takes that name, else it vanishes.
+
+    An older folder of that name is replaced, and is there until the new one is complete. Everything is flushed to
+    the disk before the rename, so that a power cut leaves the old or the new folder and nothing between.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f".{folder.name}.writing")
+    outgoing = folder.with_name(f".{folder.name}.outgoing")
+    _put_back(outgoing, folder)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        yield building
+        for path in sorted(building.rglob("*")):
+            if path.is_file():
+                _flush(path)
+        _flush_folder(building)
+        if folder.exists():
+            folder.rename(outgoing)
+        building.rename(folder)
+        _flush_folder(folder.parent)
+    finally:
+        _put_back(outgoing, folder)
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _put_back(outgoing: Path, folder: Path) -> None:
+    """Undo a replacement that stopped between its two renames, or drop the old folder when the new one is in place."""
+    if outgoing.exists() and not folder.exists():
+        outgoing.rename(folder)
+    shutil.rmtree(outgoing, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; on success it takes that name, else it vanishes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_name(f".{path.name}.writing")
+    try:
+        yield building
+        _flush(building)
+        building.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    with whole_file(path) as building:
+        building.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder; Windows cannot and needs not."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
