@@ -27,7 +27,17 @@ class UsageError(UserError):
 
 
 class SettingsError(UserError):
-    """Settings that are out of range, unknown or contradict each other."""
+    """Settings that are out of range, unknown or contradict each other.
+
+    Args:
+        problems: one full sentence each.
+        usable: the settings with every refused value back at its default, so that further checks can run on the rest;
+            None when a required one is missing.
+    """
+
+    def __init__(self, *problems: str, usable: object = None) -> None:
+        super().__init__(*problems)
+        self.usable = usable
 
 
 class CheckpointError(UserError):

@@ -74,7 +74,9 @@ def _add_flag(group: Any, name: str, field: FieldInfo, *, is_shown: bool) -> Non
         options["action"] = argparse.BooleanOptionalAction
     else:
         choices = choices_of(field)
-        options["metavar"] = "|".join(choices) if choices else (said.unit or name).split("_")[-1].upper().replace(" ", "_")
+        options["metavar"] = (
+            "|".join(choices) if choices else (said.unit or name).split("_")[-1].upper().replace(" ", "_")
+        )
         if isinstance(field.default, tuple):
             options["nargs"] = "+"
     group.add_argument(*flags_of(name, field), **options)

@@ -54,25 +54,30 @@ def resolve(kind: type[S], layers: Sequence[Layer]) -> Resolved[S]:
     for moved in rules.followers(chosen, defaults):
         chosen[moved.name] = moved.value
         origins[moved.name] = moved.reason
-    settings = _validate(kind, chosen, origins, problems)
+    settings, refused = _validate(kind, chosen, origins)
+    problems += refused
     if settings is not None:
         problems += _refusals(settings)
     if problems or settings is None:
-        raise SettingsError(*problems)
+        raise SettingsError(*problems, usable=settings)
     return Resolved(settings, {name: origins.get(name, "default") for name in kind.model_fields})
 
 
-def _validate(kind: type[S], chosen: dict[str, Any], origins: dict[str, str], problems: list[str]) -> S | None:
+def _validate(kind: type[S], chosen: Mapping[str, Any], origins: Mapping[str, str]) -> tuple[S | None, list[str]]:
+    """Return the settings, with refused values back at their defaults, and a sentence for each refused value.
+
+    The settings are None when a required one is missing or refused.
+    """
     try:
-        return kind(**chosen)
+        return kind(**chosen), []
     except ValidationError as error:
-        told: set[str] = set()
-        for detail in error.errors():
-            name = str(detail["loc"][0])
-            if name not in told:  # a union reports once per member; the first sentence says it all
-                told.add(name)
-                problems.append(_sentence(kind, name, detail, origins))
-        return None
+        first: dict[str, ErrorDetails] = {}
+        for detail in error.errors():  # a union reports once per member; the first says it all
+            first.setdefault(str(detail["loc"][0]), detail)
+        problems = [_sentence(kind, name, detail, origins) for name, detail in first.items()]
+    if any(kind.model_fields[name].is_required() for name in first):
+        return None, problems
+    return kind(**{name: value for name, value in chosen.items() if name not in first}), problems
 
 
 def _refusals(settings: Settings) -> list[str]:
@@ -91,7 +96,7 @@ def _unknown(kind: type[Settings], name: str, origin: str) -> str:
     return f"There is no setting called {name} ({origin}).{did_you_mean(name, kind.model_fields)}"
 
 
-def _sentence(kind: type[Settings], name: str, detail: ErrorDetails, origins: dict[str, str]) -> str:
+def _sentence(kind: type[Settings], name: str, detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     """Say one of pydantic's findings in our words: what must hold, what was found, and where it came from."""
     if detail["type"] == "missing":
         said = declarations(kind)[name]

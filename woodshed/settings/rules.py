@@ -68,7 +68,9 @@ def _inert_adapter(settings: TrainSettings) -> dict[str, str]:
     else:
         for name in ("rank", "alpha", "dropout"):
             reasons[name] = "the adapter is a LoKr"
-        reasons["lokr_use_tucker"] = "Tucker decomposition exists for convolutions only, and every adapted layer is linear"
+        reasons["lokr_use_tucker"] = (
+            "Tucker decomposition exists for convolutions only, and every adapted layer is linear"
+        )
     if not any(word in ATTENTION_PROJECTIONS for word in settings.target_modules):
         reasons["attention_type"] = "the targets name no attention projection by its short name"
     return reasons

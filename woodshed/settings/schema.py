@@ -38,8 +38,8 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 
 
-class ModelSettings(Settings):
-    """Which model, on which device: shared by every command that loads one."""
+class CheckpointSettings(Settings):
+    """Where the models lie."""
 
     checkpoint_dir: Path = setting(
         Path("checkpoints"),
@@ -50,6 +50,11 @@ class ModelSettings(Settings):
         tier="basic",
         default_text="From your user settings or `./checkpoints`",
     )
+
+
+class ModelSettings(CheckpointSettings):
+    """Which model: shared by every command that loads one."""
+
     model: str = setting(
         REQUIRED,
         "Model",

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from woodshed.adapters.adapter import Adapter
 from woodshed.errors import UserError
 from woodshed.settings.schema import TrainSettings
-from woodshed.storage import whole_folder, write_text
+from woodshed.storage import whole_folder
 
 FORMAT = 1
 MUST_MATCH = (
@@ -125,7 +125,8 @@ class ResumePoint:
         said = [
             f"Resuming with {name} {now[name]} instead of {self.settings[name]}."
             for name in now
-            if name not in (*MUST_MATCH, *MAY_CHANGE_SILENTLY, "epochs") and self.settings.get(name, now[name]) != now[name]
+            if name not in (*MUST_MATCH, *MAY_CHANGE_SILENTLY, "epochs")
+            and self.settings.get(name, now[name]) != now[name]
         ]
         before = self.settings.get("epochs")
         if before != now["epochs"]:
@@ -257,7 +258,9 @@ def read_resume_point(folder: Path) -> ResumePoint:
             raise UserError(f"{folder} was written by another version of Woodshed (format {state['format']}).")
         damaged = [name for name, digest in state["digests"].items() if _digest(resume / name) != digest]
         if damaged:
-            raise UserError(f"{folder} is damaged: {', '.join(damaged)} changed since it was written. Resume from an older one.")
+            raise UserError(
+                f"{folder} is damaged: {', '.join(damaged)} changed since it was written. Resume from an older one."
+            )
         return ResumePoint(
             folder,
             Position(**state["position"]),
@@ -289,11 +292,6 @@ def keep_newest(output: Path, count: int) -> None:
     """Delete all but the newest `count` checkpoints; 0 keeps all."""
     for folder in list_checkpoints(output)[:-count] if count else []:
         shutil.rmtree(folder)
-
-
-def write_run_file(output: Path, text: str) -> None:
-    """Write `run.toml`, which repeats the run."""
-    write_text(output / "run.toml", text)
 
 
 def _digest(path: Path) -> str:

@@ -119,4 +119,3 @@ def _plan_notices(settings: TrainSettings, plan: Plan, resume: ResumePoint | Non
     if resume is not None:
         said += resume.differences(settings)
     return said
-

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from woodshed.data.dataset import Batch
 from woodshed.settings.schema import Mode
 from woodshed.training.timesteps import sample_timesteps, sample_turbo_timesteps
 
@@ -42,29 +43,29 @@ class DrawRules:
     timestep_mu: float
     timestep_sigma: float
 
+    @property
+    def dropout_probability(self) -> float:
+        """How often a song loses its conditions; vanilla mode has no CFG dropout."""
+        return 0.0 if self.mode == "vanilla" else self.cfg_ratio
 
-def draw_for_songs(rules: DrawRules, seed: int, epoch: int, names: tuple[str, ...], frames: list[int], shape: tuple[int, int]) -> Draws:
+
+def draw_for_songs(rules: DrawRules, seed: int, epoch: int, batch: Batch) -> Draws:
     """Draw dropout, noise and t for each song from a generator of its own, in the order of the model's own training.
 
     Args:
         rules: the run's distributions.
         seed: the run's seed.
         epoch: counts from 1.
-        names: of the songs in the batch.
-        frames: their numbers of latent frames.
-        shape: (T, C) of the padded batch.
+        batch: B songs on the CPU.
     """
-    noise = torch.zeros(len(names), *shape)
+    noise = torch.zeros(batch.latents.shape)
     dropped, t = [], []
-    for row, (name, count) in enumerate(zip(names, frames, strict=True)):
+    for row, (name, frames) in enumerate(zip(batch.names, batch.frames, strict=True)):
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch, name))
-        dropped.append(torch.rand(1, generator=generator) < rules.cfg_ratio)
-        noise[row, :count] = torch.randn(count, shape[1], generator=generator)
+        dropped.append(torch.rand(1, generator=generator) < rules.dropout_probability)
+        noise[row, :frames] = torch.randn(frames, noise.shape[2], generator=generator)
         t.append(_draw_timestep(rules, generator))
-    is_dropped = torch.cat(dropped)
-    if rules.mode == "vanilla":
-        is_dropped = torch.zeros_like(is_dropped)
-    return Draws(is_dropped, noise, torch.cat(t))
+    return Draws(torch.cat(dropped), noise, torch.cat(t))
 
 
 def _draw_timestep(rules: DrawRules, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM as a polite request: finish the step, save, stop. A second Ctrl-C stops at once."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from woodshed.console import Terminal
+
+
+class Stopper:
+    """A context in which the first interrupt sets a flag instead of raising.
+
+    Outside the main thread signals cannot be caught, so there the flag simply stays down.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._was_asked = False
+        self._previous: dict[int, Any] = {}
+
+    def is_asked(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._was_asked
+
+    def __enter__(self) -> Self:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[name] = signal.signal(name, self._on_signal)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is given
+        if self._was_asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._was_asked = True
+        self._terminal.problem("Stopping after this step; the state will be saved. Press Ctrl-C again to stop at once.")

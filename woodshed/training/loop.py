@@ -1,0 +1,300 @@
+"""The training loop: from settings to a stream of events.
+
+One optimizer step is `take_step`; it reads like the method section of a paper. Everything around it decides when to
+log, save, and stop.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from woodshed.adapters.files import verify_saved
+from woodshed.data.dataset import Batch
+from woodshed.errors import UserError
+from woodshed.settings.files import run_file_text
+from woodshed.settings.resolve import Resolved
+from woodshed.settings.schema import TrainSettings
+from woodshed.storage import whole_folder, write_text
+from woodshed.training.checkpoint import Position
+from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
+from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
+from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
+from woodshed.training.preflight import Preflight, check
+from woodshed.training.randomness import derive_seed, draw_for_songs
+from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
+from woodshed.training.schedules import learning_rate_factor
+
+FRAMES_PER_SECOND = 25  # latent frames: 48,000 samples / 1,920 per frame
+SMALLEST_LOSS_SCALE = 1.0  # below it, float16 gradients overflow although nothing is scaled up any more
+
+
+class NonFiniteLossError(UserError):
+    """The loss or its gradient is no number any more; the adapter still holds the last good step."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step measured."""
+
+    losses: list[float]  # one per song
+    frames: int
+    grad_norm: float  # before clipping
+    learning_rate: float
+    was_skipped: bool  # float16 only: gradients overflowed, so the step was not taken
+    module_grad_norms: dict[str, float] | None
+
+
+def take_step(run: Run, batches: Sequence[Batch], *, with_module_norms: bool = False) -> StepResult:
+    """Take one optimizer step: the mean flow-matching loss over the songs of all batches, each song counting once.
+
+    Args:
+        run: changed in place: parameters, optimizer state, loss scale.
+        batches: the group that is accumulated; the last one of an epoch may be shorter than the others.
+        with_module_norms: also measure the gradient norm of each adapted module.
+
+    Raises:
+        NonFiniteLossError: before anything is updated, naming the step and the song.
+    """
+    seed, epoch = run.settings.seed, run.position.epoch
+    songs = sum(len(batch.names) for batch in batches)
+    losses, frames = [], 0
+    for cpu_batch in batches:
+        draws = draw_for_songs(run.draw_rules, seed, epoch, cpu_batch).to(run.device)
+        batch = cpu_batch.to(run.device, torch.float32)
+        conditions = drop_conditions(batch.conditions, run.null_condition, draws.dropped)
+        noisy_latents = mix_with_noise(batch.latents, draws.noise, draws.t)
+        torch.manual_seed(derive_seed(seed, epoch, "adapter dropout", *batch.names))
+        with run.autocast():
+            velocity = run.decoder(
+                noisy_latents,
+                timestep=draws.t,
+                timestep_r=draws.t,  # r = t: the model was trained without mean flow
+                encoder_hidden_states=conditions,
+                context_latents=batch.context,
+                frame_lengths=batch.frame_lengths,
+                condition_lengths=batch.condition_lengths,
+            ).sample
+        loss = flow_matching_loss(velocity, batch.latents, draws.noise, batch.frame_lengths)
+        run.scaler.scale(loss.sum() / songs).backward()
+        losses.append(loss.detach())
+        frames += sum(cpu_batch.frames)
+    run.scaler.unscale_(run.optimizer)
+    module_norms = _module_grad_norms(run) if with_module_norms else None
+    grad_norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm or math.inf)
+    *loss_values, norm = torch.cat([*losses, grad_norm[None]]).tolist()  # the only wait for the device in a step
+    _refuse_non_finite(run, batches, loss_values, norm)
+    scale = run.scaler.get_scale()
+    set_learning_rate(run.optimizer, learning_rate(run, run.position.step))
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    was_skipped = run.scaler.get_scale() < scale
+    return StepResult(loss_values, frames, norm, effective_learning_rate(run.optimizer), was_skipped, module_norms)
+
+
+def learning_rate(run: Run, step: int) -> float:
+    """Return the scheduled rate of the optimizer step after `step` finished ones."""
+    settings = run.settings
+    return settings.learning_rate * learning_rate_factor(
+        step,
+        scheduler_type=settings.scheduler_type,
+        warmup_steps=settings.warmup_steps,
+        total_steps=run.plan.total_steps,
+    )
+
+
+def _refuse_non_finite(run: Run, batches: Sequence[Batch], losses: list[float], norm: float) -> None:
+    """Stop when the loss is no number, before the adapter is touched; float16 may overflow and is rescaled first."""
+    is_float16 = run.scaler.is_enabled()
+    if is_float16 and run.scaler.get_scale() > SMALLEST_LOSS_SCALE:
+        return
+    names = [name for batch in batches for name in batch.names]
+    bad = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+    if not bad and math.isfinite(norm):
+        return
+    what = f"The loss of {', '.join(bad)}" if bad else f"The gradient of {', '.join(names)}"
+    advice = (
+        "float16 is too narrow here: use --precision bf16, or fp32."
+        if is_float16
+        else "Lower --learning-rate; if it happens in the first steps, preprocess that song again or try --precision fp32."
+    )
+    raise NonFiniteLossError(f"{what} is not a finite number in step {run.position.step + 1}. {advice}")
+
+
+def _module_grad_norms(run: Run) -> dict[str, float]:
+    """Return the norm of each adapted module's gradient, before clipping."""
+    named = [(name, p.grad) for name, p in run.adapter.trainable_parameters().items() if p.grad is not None]
+    norms = torch.stack([grad.norm() for _, grad in named]).tolist()
+    squares: dict[str, float] = {}
+    for (name, _), norm in zip(named, norms, strict=True):
+        module = run.adapter.module_of(name)
+        squares[module] = squares.get(module, 0.0) + norm**2
+    return {module: math.sqrt(total) for module, total in squares.items()}
+
+
+def train(
+    settings: TrainSettings,
+    *,
+    origins: Mapping[str, str] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train an adapter and say what happens.
+
+    Args:
+        settings: what the user chose.
+        origins: where each value came from, for `run.toml`; see `woodshed.settings.resolve`.
+        should_stop: asked after each optimizer step; when true the state is saved and the run ends.
+
+    Yields:
+        Started, then Notice, StepDone, EpochDone and Saved as they happen, then Finished.
+
+    Raises:
+        UserError: for everything the user can mend, with all problems known before the model is loaded in one.
+    """
+    started_at = time.monotonic()
+    preflight = check(settings)
+    run = load_run(preflight)
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    known = Resolved(settings, origins or dict.fromkeys(type(settings).model_fields, "given"))
+    write_text(settings.output_dir / "run.toml", run_file_text(known))
+    yield _started(run)
+    yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
+    try:
+        yield from _epochs(run, should_stop)
+    except (NonFiniteLossError, torch.OutOfMemoryError) as error:
+        yield from _rescue(run)
+        if isinstance(error, NonFiniteLossError):
+            raise
+        raise UserError(_out_of_memory_advice(preflight)) from error
+    finally:
+        run.loader.close()
+    yield from _finish(run, time.monotonic() - started_at)
+
+
+def _epochs(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train until the last epoch is done or somebody asks to stop."""
+    save_every = run.settings.save_every
+    while not run.is_finished:
+        yield from _epoch(run, should_stop)
+        position = run.position
+        if position.steps_in_epoch < run.plan.steps_per_epoch:
+            yield _saved(run, "interrupted")
+            return
+        if save_every and (position.epoch % save_every == 0 or should_stop()):
+            yield _saved(run, "checkpoint")
+        elif should_stop():
+            yield _saved(run, "interrupted")
+        run.position = Position(epoch=position.epoch + 1, step=position.step)
+        if should_stop():
+            return
+
+
+def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Take the remaining steps of one epoch."""
+    settings, position = run.settings, run.position
+    started_at = step_started_at = time.monotonic()
+    batches = run.loader.epoch(position.epoch, start_batch=position.steps_in_epoch * settings.gradient_accumulation)
+    while group := list(islice(batches, settings.gradient_accumulation)):
+        step = position.step + 1
+        result = take_step(run, group, with_module_norms=_is_due(step, settings.log_heavy_every))
+        position.step = step
+        position.steps_in_epoch += 1
+        position.epoch_loss += sum(result.losses)
+        position.epoch_songs += len(result.losses)
+        now = time.monotonic()
+        yield _step_done(run, result, now - step_started_at)
+        step_started_at = now
+        if result.was_skipped:
+            yield Notice(
+                f"Step {step} overflowed float16 and was skipped; the loss scale is now {run.scaler.get_scale():g}."
+            )
+        if should_stop() and position.steps_in_epoch < run.plan.steps_per_epoch:
+            return
+    yield EpochDone(position.epoch, position.epoch_loss / position.epoch_songs, time.monotonic() - started_at)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _step_done(run: Run, result: StepResult, seconds: float) -> StepDone:
+    position = run.position
+    return StepDone(
+        step=position.step,
+        epoch=position.epoch,
+        loss=sum(result.losses) / len(result.losses),
+        learning_rate=result.learning_rate,
+        grad_norm=result.grad_norm,
+        songs=len(result.losses),
+        audio_seconds=result.frames / FRAMES_PER_SECOND,
+        seconds=seconds,
+        is_logged=_is_due(position.step, run.settings.log_every),
+        module_grad_norms=result.module_grad_norms,
+    )
+
+
+def _started(run: Run) -> Started:
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
+    return Started(
+        output_dir=run.settings.output_dir,
+        model=run.preflight.checkpoint.name,
+        device=describe_device(run.device),
+        precision=precision_name(run.preflight.dtype),
+        songs=run.plan.songs,
+        modules=len(run.adapter.modules),
+        trainable_parameters=sum(parameter.numel() for parameter in run.parameters),
+        epochs=run.settings.epochs,
+        steps_per_epoch=run.plan.steps_per_epoch,
+        total_steps=run.plan.total_steps,
+        first_epoch=run.position.epoch,
+        first_step=run.position.step,
+    )
+
+
+def _saved(run: Run, kind: str) -> Saved:
+    """Write a checkpoint of the current position."""
+    is_complete = run.position.steps_in_epoch == run.plan.steps_per_epoch
+    folder = run.save_checkpoint(is_epoch_complete=is_complete)
+    return Saved(folder, kind, run.position.epoch, run.position.step)
+
+
+def _rescue(run: Run) -> Iterator[Event]:
+    """Save the last good step before a run ends badly."""
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.position.steps_in_epoch:
+        yield _saved(run, "interrupted")
+
+
+def _finish(run: Run, seconds: float) -> Iterator[Event]:
+    """Write the final adapter of a completed run and prove that it can be read back."""
+    settings, position = run.settings, run.position
+    was_interrupted = not run.is_finished
+    peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None
+    folder = settings.output_dir / "final"
+    if was_interrupted:
+        folder = run.newest_checkpoint()
+    else:
+        with whole_folder(folder) as building:
+            run.adapter.save(building, run.recipe())
+        report = verify_saved(run.adapter, folder)
+        yield Saved(folder, "final", position.epoch - 1, position.step)
+        if not report.is_live:
+            yield Notice("The adapter changes nothing: every weight difference is zero.")
+    epochs = position.epoch - 1
+    yield Finished(folder, epochs, position.step, seconds, peak, was_interrupted)
+
+
+def _out_of_memory_advice(preflight: Preflight) -> str:
+    settings = preflight.settings
+    ways = []
+    if not settings.gradient_checkpointing:
+        ways.append("--gradient-checkpointing")
+    if settings.batch_size > 1:
+        ways.append("--batch-size 1")
+    ways += [f"--rank {max(settings.rank // 2, 1)}", "shorter songs (woodshed preprocess --max-duration)"]
+    return f"{describe_device(preflight.device)} ran out of memory. Try, in this order: {', '.join(ways)}."

@@ -1,0 +1,254 @@
+"""A run in memory: the frozen decoder, the adapter on it, the optimizer, and where the run stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from woodshed import __version__
+from woodshed.adapters.adapter import Adapter
+from woodshed.adapters.lokr import attach_lokr
+from woodshed.adapters.lora import attach_lora
+from woodshed.data.batches import BatchLoader
+from woodshed.models.decoder import Decoder
+from woodshed.models.load import load_decoder, load_null_condition
+from woodshed.settings import rules
+from woodshed.settings.schema import TrainSettings
+from woodshed.training import checkpoint
+from woodshed.training.checkpoint import Position
+from woodshed.training.optimizers import build_optimizer
+from woodshed.training.preflight import Plan, Preflight
+from woodshed.training.randomness import DrawRules, derive_seed
+
+TURBO_PLAYBACK = (3.0, 8)
+PLAYBACK = (1.0, 50)
+"""Shift and steps that suit turbo and the other models. Source: ACE-Step 1.5 inference presets."""
+
+
+@dataclass
+class Run:
+    """Everything a training step touches."""
+
+    settings: TrainSettings
+    preflight: Preflight
+    decoder: Decoder
+    null_condition: Tensor  # (1, 1, E)
+    adapter: Adapter
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loader: BatchLoader
+    draw_rules: DrawRules
+    position: Position
+
+    @property
+    def plan(self) -> Plan:
+        """How many steps the run takes."""
+        return self.preflight.plan
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.preflight.device
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every epoch is done."""
+        return self.position.epoch > self.settings.epochs
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the decoder computes in the run's precision."""
+        dtype = self.preflight.dtype
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def save_checkpoint(self, *, is_epoch_complete: bool) -> Path:
+        """Write a checkpoint of this moment and drop those beyond `keep_last`; return its folder."""
+        output = self.settings.output_dir
+        folder = checkpoint.checkpoint_folder(output, self.position, is_epoch_complete=is_epoch_complete)
+        following = self.position
+        if is_epoch_complete:
+            following = Position(epoch=self.position.epoch + 1, step=self.position.step)
+        checkpoint.save_checkpoint(
+            folder,
+            self.adapter,
+            self.optimizer,
+            following,
+            facts=self.facts(),
+            scaler=self.scaler.state_dict(),
+            recipe=self.recipe(),
+        )
+        checkpoint.keep_newest(output, self.settings.keep_last)
+        return folder
+
+    def newest_checkpoint(self) -> Path:
+        """Return the checkpoint that a resume would take."""
+        return checkpoint.list_checkpoints(self.settings.output_dir)[-1]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a resume must know about this run."""
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "model": self.preflight.checkpoint.name,
+            "fingerprint": self.preflight.fingerprint,
+            "songs": self.plan.songs,
+        }
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what travels in the adapter's header: what made it and how to play it."""
+        settings = self.settings
+        shift, steps = TURBO_PLAYBACK if self.preflight.checkpoint.config.is_turbo else PLAYBACK
+        return {
+            "woodshed": __version__,
+            "base_model": self.preflight.checkpoint.name,
+            "shift": shift if settings.shift == "auto" else settings.shift,
+            "num_inference_steps": steps if settings.num_inference_steps == "auto" else settings.num_inference_steps,
+            "custom_tag": self.preflight.dataset.custom_tag,
+            "songs": self.plan.songs,
+            "epochs": self.position.epoch if self.position.steps_in_epoch else self.position.epoch - 1,
+            "steps": self.position.step,
+            "settings": settings.model_dump(mode="json", include=set(_RECIPE)),
+        }
+
+
+_RECIPE = (
+    "adapter_type",
+    "attention_type",
+    "target_modules",
+    "rank",
+    "alpha",
+    "dropout",
+    "mode",
+    "learning_rate",
+    "batch_size",
+    "gradient_accumulation",
+    "seed",
+    "cfg_ratio",
+    "optimizer_type",
+    "scheduler_type",
+)
+
+
+def load_run(preflight: Preflight) -> Run:
+    """Load the decoder, attach the adapter, and restore the checkpoint to resume from, if any.
+
+    Raises:
+        CheckpointError: when the model's files are incomplete.
+        UserError: when the resumed checkpoint does not fit.
+    """
+    settings = preflight.settings
+    decoder = load_decoder(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
+    null_condition = load_null_condition(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
+    if settings.gradient_checkpointing:
+        decoder.enable_gradient_checkpointing()
+    torch.manual_seed(derive_seed(settings.seed, "adapter"))
+    adapter = _attach(decoder, preflight)
+    decoder.train()
+    parameters = list(adapter.trainable_parameters().values())
+    optimizer = build_optimizer(
+        settings.optimizer_type,
+        parameters,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_steps,
+    )
+    scaler = torch.amp.GradScaler(preflight.device.type, enabled=preflight.dtype == torch.float16)
+    position = Position()
+    if preflight.resume is not None:
+        checkpoint.restore(preflight.resume, adapter, optimizer)
+        position = preflight.resume.position
+        if scaler.is_enabled() and preflight.resume.scaler:
+            scaler.load_state_dict(preflight.resume.scaler)
+    config = preflight.checkpoint.config
+    return Run(
+        settings=settings,
+        preflight=preflight,
+        decoder=decoder,
+        null_condition=null_condition,
+        adapter=adapter,
+        parameters=parameters,
+        optimizer=optimizer,
+        scaler=scaler,
+        loader=_loader(preflight),
+        draw_rules=DrawRules(settings.mode, settings.cfg_ratio, config.timestep_mu, config.timestep_sigma),
+        position=position,
+    )
+
+
+def _attach(decoder: Decoder, preflight: Preflight) -> Adapter:
+    settings = preflight.settings
+    if settings.adapter_type == "lora":
+        return attach_lora(
+            decoder,
+            preflight.targets,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            dropout=settings.dropout,
+            bias=settings.bias,
+        )
+    return attach_lokr(
+        decoder,
+        preflight.targets,
+        linear_dim=settings.lokr_linear_dim,
+        linear_alpha=settings.lokr_linear_alpha,
+        factor=settings.lokr_factor,
+        decompose_both=settings.lokr_decompose_both,
+        use_tucker=settings.lokr_use_tucker,
+        use_scalar=settings.lokr_use_scalar,
+        weight_decompose=settings.lokr_weight_decompose,
+        bias=settings.bias,
+    )
+
+
+def _loader(preflight: Preflight) -> BatchLoader:
+    settings = preflight.settings
+    return BatchLoader(
+        preflight.dataset,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        num_workers=settings.num_workers,
+        pin_memory=settings.pin_memory,
+        prefetch_factor=settings.prefetch_factor,
+        persistent_workers=settings.persistent_workers,
+        keep_in_memory=settings.keep_in_memory,
+        device_type=preflight.device.type,
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device as people know it."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """Return a compute precision as the settings write it."""
+    return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype]
+
+
+def choices_made(preflight: Preflight, origins: Mapping[str, str]) -> list[str]:
+    """Return one line per choice that was made for the user because a setting said auto or follows another."""
+    settings = preflight.settings
+    said = []
+    if settings.device == "auto":
+        said.append(f"device: auto -> {describe_device(preflight.device)}")
+    if settings.precision == "auto":
+        said.append(f"precision: auto -> {precision_name(preflight.dtype)} ({preflight.device.type})")
+    said += [
+        f"{name}: {getattr(settings, name)} (goes with {why})" for name, why in origins.items() if why == "prodigy"
+    ]
+    idle = rules.inert(settings)
+    said += [
+        f"{name} has no effect: {idle[name]}."
+        for name, origin in origins.items()
+        if name in idle and origin not in ("default", "given") and getattr(settings, name) != default_of(name)
+    ]
+    return said
+
+
+def default_of(name: str) -> Any:
+    """Return a training setting's declared default."""
+    return TrainSettings.model_fields[name].default
