@@ -23,7 +23,7 @@ from woodshed.settings.schema import SchedulerType
 
 WARMUP_START = 0.1
 RESTART_CYCLES = 4
-"""Each cycle of cosine_restarts is a quarter of the run: often enough to leave a minimum, long enough to settle in one."""
+"""Each cycle of cosine_restarts is a quarter of the run: short enough to leave a minimum, long enough to settle."""
 
 
 def learning_rate_factor(step: int, *, scheduler_type: SchedulerType, warmup_steps: int, total_steps: int) -> float:
