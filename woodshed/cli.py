@@ -100,12 +100,10 @@ def build_parser(command: Command, *, show_all: bool) -> "Parser":
 
 def help_pages() -> str:
     """Return the full help of every command as Markdown, for docs/cli.md."""
-    pages = [f"## woodshed\n\n```text\n{_overview()}\n```"]
+    helps = {"woodshed": _overview()}
     for command in COMMANDS.values():
-        pages.append(
-            f"## woodshed {command.name}\n\n```text\n{build_parser(command, show_all=True).format_help().rstrip()}\n```"
-        )
-    return "\n\n".join(pages)
+        helps[f"woodshed {command.name}"] = build_parser(command, show_all=True).format_help().rstrip()
+    return "\n\n".join(f"## {name}\n\n```text\n{text}\n```" for name, text in helps.items())
 
 
 def _overview() -> str:
@@ -166,10 +164,11 @@ def _layers(arguments: argparse.Namespace, kind: "type[Settings]") -> "list[Laye
 def _with_preflight(error: SettingsError) -> UserError:
     """Add what else is wrong (device, model, dataset, targets) to refused settings, so that one message says all."""
     from woodshed.settings.schema import TrainSettings
-    from woodshed.training.preflight import check
 
     if not isinstance(error.usable, TrainSettings):
         return error
+    from woodshed.training.preflight import check
+
     try:
         check(error.usable)
     except UserError as more:

@@ -7,13 +7,14 @@ from woodshed.settings.declare import declarations
 from woodshed.settings.flags import Parser, add_flags, default_text, flag_layer, flags_of, refuse_unknown
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
 
-PROMISED = """--checkpoint-dir --model --dataset-dir --output-dir --adapter-type --rank --alpha --dropout --attention-type
+PROMISED = """
+--checkpoint-dir --model --dataset-dir --output-dir --adapter-type --rank --alpha --dropout --attention-type
 --target-modules --lokr-linear-dim --lokr-linear-alpha --lokr-factor --lokr-decompose-both --lokr-use-tucker
 --lokr-use-scalar --lokr-weight-decompose --learning-rate --lr --batch-size --gradient-accumulation --epochs
 --warmup-steps --seed --cfg-ratio --save-every --log-every --resume-from --device --precision --optimizer-type
 --scheduler-type --gradient-checkpointing --offload-encoder --weight-decay --max-grad-norm --bias --num-workers
 --pin-memory --prefetch-factor --persistent-workers --log-dir --log-heavy-every --sample-every-n-epochs --shift
---num-inference-steps --mode""".split()
+--num-inference-steps --mode""".split()  # noqa: SIM905 - reads like the promise it is
 
 
 def parser_of(kind, *, show_all=False) -> Parser:

@@ -13,6 +13,7 @@ import tomli_w
 
 from woodshed import __version__
 from woodshed.errors import SettingsError
+from woodshed.settings import rules
 from woodshed.settings.declare import Settings, did_you_mean, sections
 from woodshed.settings.resolve import Layer, Resolved
 
@@ -72,10 +73,8 @@ def run_file_text(resolved: Resolved[Any]) -> str:
     settings = resolved.settings
     lines = [f"# Written by Woodshed {__version__}. `woodshed train --config` with this file repeats the run.", ""]
     for section, names in sections(type(settings)).items():
-        lines.append(f"# {section}")
-        for name in names:
-            lines.append(_line(name, getattr(settings, name), resolved.origins[name]))
-        lines.append("")
+        values = (_line(name, getattr(settings, name), resolved.origins[name]) for name in names)
+        lines += [f"# {section}", *values, ""]
     return "\n".join(lines)
 
 
@@ -86,8 +85,7 @@ def _line(name: str, value: Any, origin: str) -> str:
         value = str(value)
     text = tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value}, multiline_strings=False)
     line = " ".join(text.split())
-    followed = origin not in ("default", "command line", "answer") and origin.startswith(("2 x ", "prodigy", "Windows"))
-    return f"# {line}  # {origin}" if followed else f"{line}  # {origin}"
+    return f"# {line}  # {origin}" if origin in rules.FOLLOWED else f"{line}  # {origin}"
 
 
 def preset_folders() -> dict[str, Path]:

@@ -14,6 +14,11 @@ MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+ALPHA_OF_RANK = {"rank": "alpha", "lokr_linear_dim": "lokr_linear_alpha"}
+FOLLOWED = (*(f"2 x {size}" for size in ALPHA_OF_RANK), "prodigy", "Windows")
+"""The origins of values that follow another choice, as `followers` words them."""
+
+
 @dataclass(frozen=True)
 class Following:
     """A setting whose default follows another one, unless the user chose it."""
@@ -31,7 +36,7 @@ def followers(chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Fo
         defaults: every setting of the command with its declared default.
     """
     moved: list[Following] = []
-    for size, alpha in (("rank", "alpha"), ("lokr_linear_dim", "lokr_linear_alpha")):
+    for size, alpha in ALPHA_OF_RANK.items():
         number = _whole_number(chosen.get(size))
         if alpha in defaults and number is not None:
             moved.append(Following(alpha, 2.0 * number, f"2 x {size}"))

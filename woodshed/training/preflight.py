@@ -113,8 +113,8 @@ def _plan_notices(settings: TrainSettings, plan: Plan, resume: ResumePoint | Non
     said: list[str] = []
     if settings.scheduler_type != "constant" and settings.warmup_steps >= plan.total_steps:
         said.append(
-            f"The warm-up of {settings.warmup_steps} steps is not shorter than the whole run of {plan.total_steps} steps: "
-            f"the learning rate never reaches its peak. Consider --warmup-steps {max(plan.total_steps // 10, 0)}."
+            f"The warm-up of {settings.warmup_steps} steps is not shorter than the whole run of {plan.total_steps} "
+            f"steps: the learning rate never reaches its peak. Consider --warmup-steps {plan.total_steps // 10}."
         )
     if resume is not None:
         said += resume.differences(settings)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 TURBO_TIMESTEPS = tuple(3 * u / (1 + 2 * u) for u in (1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8))
-"""The eight noise levels at which the turbo model samples: eighths, shifted by 3. Source: ACE-Step 1.5 turbo inference."""
+"""The noise levels at which the turbo model samples: eighths, shifted by 3. Source: ACE-Step 1.5 turbo inference."""
 
 
 def sample_timesteps(count: int, *, mu: float, sigma: float, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,46 @@
+"""Ctrl-C asks politely; the second one does not."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from woodshed.console import Terminal
+from woodshed.interrupt import Stopper
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_raises_a_flag_and_says_so(number, capsys):
+    with Stopper(Terminal(plain=True)) as stopper:
+        assert not stopper.is_asked()
+        os.kill(os.getpid(), number)
+        assert stopper.is_asked()
+    assert "the state will be saved" in capsys.readouterr().err
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with Stopper(Terminal(plain=True)):
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with Stopper(Terminal(plain=True)):
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_the_flag_stays_down():
+    seen = []
+
+    def work():
+        with Stopper(Terminal(plain=True)) as stopper:
+            seen.append(stopper.is_asked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]

@@ -1,0 +1,68 @@
+"""Files and folders appear whole or not at all."""
+
+import pytest
+
+from woodshed.storage import whole_file, whole_folder, write_text
+
+
+def test_a_folder_appears_with_everything_in_it(tmp_path):
+    target = tmp_path / "deep" / "final"
+    with whole_folder(target) as building:
+        (building / "sub").mkdir()
+        (building / "sub" / "a").write_text("1")
+        assert not target.exists()
+    assert (target / "sub" / "a").read_text() == "1"
+    assert [path.name for path in target.parent.iterdir()] == ["final"]
+
+
+def fail(building):
+    (building / "new").write_text("half")
+    raise RuntimeError("power cut")
+
+
+def test_a_failure_while_writing_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "final"
+    with whole_folder(target) as building:
+        (building / "old").write_text("1")
+    with pytest.raises(RuntimeError), whole_folder(target) as building:
+        fail(building)
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_replacement_leaves_nothing_of_the_old_folder(tmp_path):
+    target = tmp_path / "final"
+    for name in ("old", "new"):
+        with whole_folder(target) as building:
+            (building / name).write_text("1")
+    assert [path.name for path in target.iterdir()] == ["new"]
+
+
+def test_a_replacement_cut_between_its_two_renames_is_undone(tmp_path):
+    target, outgoing = tmp_path / "final", tmp_path / ".final.outgoing"
+    outgoing.mkdir()
+    (outgoing / "old").write_text("1")
+    with pytest.raises(RuntimeError), whole_folder(target) as building:
+        fail(building)
+    assert [path.name for path in target.iterdir()] == ["old"]
+
+
+def test_leftovers_of_a_killed_run_do_not_get_into_the_new_folder(tmp_path):
+    leftover = tmp_path / ".final.writing"
+    leftover.mkdir()
+    (leftover / "half").write_text("x")
+    with whole_folder(tmp_path / "final") as building:
+        (building / "a").write_text("1")
+    assert [path.name for path in (tmp_path / "final").iterdir()] == ["a"]
+
+
+def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "run.toml"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), whole_file(path) as building:
+        building.write_text("ha")
+        raise RuntimeError("power cut")
+    assert path.read_text() == "old"
+    write_text(path, "new ünï")
+    assert path.read_text(encoding="utf-8") == "new ünï"
+    assert [item.name for item in tmp_path.iterdir()] == ["run.toml"]

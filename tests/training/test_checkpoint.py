@@ -1,0 +1,194 @@
+"""Checkpoints: found, checked, matched tensor by tensor, or refused with what differs."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from woodshed.errors import UserError
+from woodshed.training.checkpoint import Position, checkpoint_folder, find_resume_point, list_checkpoints
+from woodshed.training.events import StepDone
+from woodshed.training.loop import train
+from woodshed.training.preflight import check
+from woodshed.training.run import load_run
+
+
+@pytest.fixture
+def trained(settings_for, tmp_path):
+    """A run of two epochs with a checkpoint after each."""
+    for _ in train(settings_for(epochs=2, save_every=1)):
+        pass
+    return tmp_path / "out"
+
+
+def problems_of(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    return caught.value.problems
+
+
+def test_a_checkpoint_holds_the_playable_adapter_and_what_a_resume_needs(trained):
+    folder = trained / "checkpoint-epoch-1"
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "resume/parameters.safetensors",
+        "resume/optimizer.pt",
+        "resume/state.json",
+    }
+    state = json.loads((folder / "resume" / "state.json").read_text())
+    assert state["position"]["epoch"] == 2
+    assert state["position"]["step"] == 3
+    assert state["model"] == "acestep-v15-base"
+
+
+@pytest.mark.parametrize("given", ["latest", "folder", "file", "state"])
+def test_resume_from_takes_a_folder_a_file_in_it_or_latest(settings_for, trained, given):
+    newest = trained / "checkpoint-epoch-2"
+    path = {
+        "latest": "latest",
+        "folder": newest,
+        "file": newest / "adapter_model.safetensors",
+        "state": newest / "resume" / "state.json",
+    }[given]
+    assert find_resume_point(settings_for(epochs=3, resume_from=path)).folder == newest
+
+
+def test_every_tensor_and_the_optimizer_come_back(settings_for, trained):
+    run = load_run(check(settings_for(epochs=3, resume_from="latest")))
+    stored = safetensors.torch.load_file(trained / "checkpoint-epoch-2" / "resume" / "parameters.safetensors")
+    now = run.adapter.trainable_parameters()
+    assert stored.keys() == now.keys()
+    assert all(torch.equal(stored[name], now[name]) for name in stored)
+    assert all(state["step"] == 6 for state in run.optimizer.state.values())
+    assert (run.position.epoch, run.position.step) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rank": 8}, ("rank 4", "asks for 8")),
+        ({"attention_type": "self"}, ("attention_type both", "asks for self")),
+        ({"target_modules": "q_proj"}, ("target_modules",)),
+        ({"optimizer_type": "adafactor"}, ("optimizer_type adamw", "asks for adafactor")),
+        ({"bias": "all"}, ("bias none", "asks for all")),
+        ({"adapter_type": "lokr"}, ("adapter_type lora", "asks for lokr")),
+        ({"epochs": 2}, ("already done 2 epochs", "--epochs 12")),
+    ],
+)
+def test_a_resume_that_does_not_fit_stops_and_says_what_differs(settings_for, trained, changes, words):
+    found = "\n".join(problems_of(check, settings_for(**{"epochs": 3, "resume_from": "latest"} | changes)))
+    for word in words:
+        assert word in found
+    assert str(trained / "checkpoint-epoch-2") in found
+
+
+def test_a_resume_on_another_model_stops(settings_for, trained):
+    found = problems_of(check, settings_for(epochs=3, resume_from="latest", model="acestep-v15-turbo"))
+    assert any("was trained on acestep-v15-base; this run asks for acestep-v15-turbo" in line for line in found)
+
+
+def test_changes_that_can_continue_are_named(settings_for, trained):
+    said = check(settings_for(epochs=5, resume_from="latest", learning_rate=5e-4, keep_last=1)).notices
+    assert "Resuming with learning_rate 0.0005 instead of 0.001." in said
+    assert any("for 5 epochs instead of 2" in line for line in said)
+    assert not any("keep_last" in line for line in said)
+    assert trained.exists()
+
+
+@pytest.mark.parametrize("name", ["parameters.safetensors", "optimizer.pt"])
+def test_a_damaged_file_is_recognised(settings_for, trained, name):
+    path = trained / "checkpoint-epoch-2" / "resume" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    found = problems_of(check, settings_for(epochs=3, resume_from="latest"))
+    assert f"is damaged: {name} changed since it was written" in found[0]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_damaged_state_is_recognised(settings_for, trained, text):
+    (trained / "checkpoint-epoch-2" / "resume" / "state.json").write_text(text)
+    found = problems_of(check, settings_for(epochs=3, resume_from="latest"))
+    assert "checkpoint-epoch-2" in found[0]
+
+
+def test_a_missing_tensor_stops_the_resume(settings_for, trained):
+    path = trained / "checkpoint-epoch-2" / "resume" / "parameters.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    missing = next(iter(tensors))
+    del tensors[missing]
+    safetensors.torch.save_file(tensors, path)
+    state_path = path.with_name("state.json")
+    state = json.loads(state_path.read_text())
+    del state["digests"]["parameters.safetensors"]
+    state_path.write_text(json.dumps(state))
+    with pytest.raises(UserError, match=missing.replace(".", r"\\.")[:40]):
+        load_run(check(settings_for(epochs=3, resume_from="latest")))
+
+
+def test_the_optimizer_file_is_never_executed(settings_for, trained, tmp_path):
+    canary = tmp_path / "canary"
+
+    class Malice:
+        def __reduce__(self):
+            return (open, (str(canary), "w"))
+
+    path = trained / "checkpoint-epoch-2" / "resume" / "optimizer.pt"
+    torch.save({"state": Malice()}, path)
+    state_path = path.with_name("state.json")
+    state = json.loads(state_path.read_text())
+    del state["digests"]["optimizer.pt"]
+    state_path.write_text(json.dumps(state))
+    with pytest.raises(UserError):
+        load_run(check(settings_for(epochs=3, resume_from="latest")))
+    assert not canary.exists()
+
+
+def test_the_newest_checkpoint_counts_whole_epochs_after_interrupted_ones(tmp_path):
+    for name in ("epoch-2", "epoch-10", "epoch-9", "epoch-10-step-31", "epoch-11-step-35"):
+        state = tmp_path / f"checkpoint-{name}" / "resume" / "state.json"
+        state.parent.mkdir(parents=True)
+        state.write_text("{}")
+    (tmp_path / "checkpoint-epoch-99").mkdir()  # no state: not a checkpoint
+    names = [path.name.removeprefix("checkpoint-") for path in list_checkpoints(tmp_path)]
+    assert names == ["epoch-2", "epoch-9", "epoch-10-step-31", "epoch-10", "epoch-11-step-35"]
+
+
+def test_folder_names_say_the_epoch_and_for_interrupted_ones_the_step(tmp_path):
+    position = Position(epoch=3, step=17)
+    assert checkpoint_folder(tmp_path, position, is_epoch_complete=True).name == "checkpoint-epoch-3"
+    assert checkpoint_folder(tmp_path, position, is_epoch_complete=False).name == "checkpoint-epoch-3-step-17"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("latest", "no checkpoint in"), ("nowhere", "does not exist"), ("tensors", "not a Woodshed checkpoint")],
+)
+def test_a_resume_from_nothing_is_a_clear_error(settings_for, tmp_path, path, words):
+    given = path if path == "latest" else tmp_path / path
+    assert words in problems_of(check, settings_for(resume_from=given))[0]
+
+
+def test_a_whole_run_is_answered_with_its_newest_checkpoint(settings_for, trained):
+    found = problems_of(check, settings_for("other", epochs=3, resume_from=trained))
+    assert f"Its newest checkpoint is {trained / 'checkpoint-epoch-2'}" in found[0]
+
+
+def test_a_resume_into_another_runs_folder_is_refused(settings_for, trained):
+    for _ in train(settings_for("other")):
+        pass
+    found = problems_of(check, settings_for("other", epochs=3, resume_from=trained / "checkpoint-epoch-2"))
+    assert "holds another run" in found[0]
+
+
+def test_a_mid_epoch_resume_needs_the_same_batches(settings_for, tmp_path):
+    asked = False
+    for event in train(settings_for(), should_stop=lambda: asked):
+        asked = isinstance(event, StepDone)
+    found = problems_of(check, settings_for(resume_from="latest", batch_size=2, seed=1))
+    assert any("in the middle of an epoch with batch_size 1" in line for line in found)
+    assert any("with seed 42" in line for line in found)
+    assert (tmp_path / "out" / "checkpoint-epoch-1-step-1").is_dir()
