@@ -1,0 +1,161 @@
+"""Load one part of a model at a time, from the original ACE-Step files into diffusers and transformers classes.
+
+Every tensor of the part must be there, in the right shape, and nothing unknown beside it. Memory stays near the size of
+what is loaded, see `weights`.
+"""
+
+import pickle
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderOobleck
+from torch import Tensor, nn
+
+from woodshed.errors import CheckpointError
+from woodshed.models.checkpoints import Checkpoint, find_weight_files
+from woodshed.models.config import read_json, read_vae_config
+from woodshed.models.decoder import Decoder, build_decoder
+from woodshed.models.encoders import ConditionEncoder, TextEncoder, build_text_model, encode_conditions, read_tokenizer
+from woodshed.models.keys import diffusers_to_original
+from woodshed.models.weights import StoredTensor, check_tensors, fill_module, read_headers
+
+__all__ = [
+    "ConditionEncoder",
+    "Decoder",
+    "TextEncoder",
+    "encode_conditions",
+    "load_condition_encoder",
+    "load_decoder",
+    "load_null_condition",
+    "load_silence",
+    "load_text_encoder",
+    "load_vae",
+]
+
+NULL_CONDITION = "null_condition_emb"
+PARTS = ("decoder.", "encoder.", "tokenizer.", "detokenizer.")  # beginnings of the names in a model's weights
+
+Device = torch.device | str
+
+
+def load_decoder(checkpoint: Checkpoint, *, dtype: torch.dtype, device: Device) -> Decoder:
+    """Return the decoder, frozen and in eval mode.
+
+    Raises:
+        CheckpointError: when the files cannot be read or do not hold exactly the decoder's tensors.
+    """
+    with torch.device("meta"):
+        decoder = build_decoder(checkpoint.config)
+    _fill_part(decoder, checkpoint, "decoder", dtype=dtype, device=device)
+    return decoder
+
+
+def load_condition_encoder(checkpoint: Checkpoint, *, dtype: torch.dtype, device: Device) -> ConditionEncoder:
+    """Return the condition encoder, frozen and in eval mode; call it through `encode_conditions`.
+
+    Raises:
+        CheckpointError: when the files cannot be read or do not hold exactly the encoder's tensors.
+    """
+    with torch.device("meta"):
+        encoder = ConditionEncoder(checkpoint.config)
+    _fill_part(encoder, checkpoint, "encoder", dtype=dtype, device=device)
+    return encoder
+
+
+def _fill_part(module: nn.Module, checkpoint: Checkpoint, part: str, *, dtype: torch.dtype, device: Device) -> None:
+    """Fill a module from those tensors of the original model whose names begin with the part's."""
+    stored = read_headers(checkpoint.weight_files)
+    names = {name: f"{part}.{diffusers_to_original(name)}" for name in module.state_dict()}
+    if NULL_CONDITION in names:
+        names[NULL_CONDITION] = NULL_CONDITION  # the original keeps it beside the encoder, diffusers inside
+    known = set(names.values())
+    unexpected = [
+        name
+        for name in stored
+        if name not in known and name != NULL_CONDITION and (name.startswith(f"{part}.") or not name.startswith(PARTS))
+    ]
+    _fill(module, names, stored, unexpected, f"the {part} of {checkpoint.folder}", dtype=dtype, device=device)
+
+
+def _fill(
+    module: nn.Module,
+    names: Mapping[str, str],
+    stored: Mapping[str, StoredTensor],
+    unexpected: Iterable[str],
+    title: str,
+    *,
+    dtype: torch.dtype,
+    device: Device,
+) -> None:
+    """Check that the files hold exactly what a module needs, then read it. `names`: in the module -> in the files."""
+    shapes = {names[name]: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_tensors(title, shapes, stored, unexpected)
+    fill_module(module, {name: stored[original] for name, original in names.items()}, dtype=dtype, device=device)
+
+
+def load_null_condition(checkpoint: Checkpoint, *, dtype: torch.dtype, device: Device) -> Tensor:
+    """Return the (1, 1, E) embedding that stands for "no condition".
+
+    Raises:
+        CheckpointError: when the files cannot be read or do not hold it.
+    """
+    stored = read_headers(checkpoint.weight_files)
+    shape = (1, 1, checkpoint.config.condition_width)
+    check_tensors(f"the weights of {checkpoint.folder}", {NULL_CONDITION: shape}, stored)
+    return stored[NULL_CONDITION].read(dtype=dtype, device=device)
+
+
+def load_silence(checkpoint: Checkpoint) -> Tensor:
+    """Return the latents of silence, (frames, C) in float32: the source of every song and the reference of most.
+
+    Raises:
+        CheckpointError: when silence_latent.pt is missing, unreadable or of another shape.
+    """
+    path = checkpoint.folder / "silence_latent.pt"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing. It comes with the model: download it again.")
+    try:
+        silence = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as a tensor ({error}). Download it again.") from error
+    channels = checkpoint.config.latent_channels
+    if not isinstance(silence, Tensor) or silence.dim() != 3 or silence.shape[:2] != (1, channels):
+        found = list(silence.shape) if isinstance(silence, Tensor) else type(silence).__name__
+        raise CheckpointError(f"{path} holds {found} instead of a tensor of shape [1, {channels}, frames].")
+    return silence[0].T.contiguous().float()
+
+
+def load_text_encoder(folder: Path, *, dtype: torch.dtype, device: Device) -> TextEncoder:
+    """Return tokenizer and text model, frozen and in eval mode.
+
+    Raises:
+        CheckpointError: when a file cannot be read, the weights are not exactly the model's, or the tokenizer does not
+            end a text as the model was trained.
+    """
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    model = build_text_model(read_json(folder / "config.json"))
+    stored = read_headers(find_weight_files(folder))
+    prefix = "model." if any(name.startswith("model.") for name in stored) else ""
+    names = {name: prefix + name for name in model.state_dict()}
+    unexpected = stored.keys() - names.values() - {"lm_head.weight"}  # the head of the language model it once was
+    _fill(model, names, stored, sorted(unexpected), f"the text encoder {folder}", dtype=dtype, device=device)
+    model.rotary_emb.to(device)
+    return TextEncoder(tokenizer, model)
+
+
+def load_vae(folder: Path, *, dtype: torch.dtype, device: Device) -> AutoencoderOobleck:
+    """Return the VAE, frozen and in eval mode.
+
+    Raises:
+        CheckpointError: when a file cannot be read or the weights are not exactly the model's.
+    """
+    config = read_vae_config(folder)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers uses the older form of weight norm
+        vae = AutoencoderOobleck(**config.model_dump())
+    stored = read_headers([folder / "diffusion_pytorch_model.safetensors"])
+    names = {name: name for name in vae.state_dict()}
+    _fill(vae, names, stored, sorted(stored.keys() - names.keys()), f"the VAE {folder}", dtype=dtype, device=device)
+    return vae
