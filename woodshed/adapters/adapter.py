@@ -1,0 +1,176 @@
+"""The contract of an adapter: the trained part that sits on a frozen decoder.
+
+Modules and parameters are named as in the original model, so that files, logs and resumes do not depend on the library
+that holds the decoder: module `layers.0.self_attn.q_proj`, parameter `layers.0.self_attn.q_proj.lora_A.weight`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from woodshed.errors import AdapterError
+from woodshed.models.keys import diffusers_to_original, original_to_diffusers
+from woodshed.settings.schema import BiasMode
+
+Recipe = Mapping[str, Any]
+"""What made an adapter and how to play it, as JSON values; travels in the header of its file."""
+
+
+class Adapter(ABC):
+    """An adapter that is attached to a decoder and takes part in its forward pass.
+
+    Args:
+        parameters: for each adapted module, its trained tensors by a short name; float32.
+        biases: the base model's biases that train too, by full name.
+        undecayed: short names of those that weight decay must leave alone.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Mapping[str, Parameter]],
+        biases: "TrainedBiases",
+        undecayed: Collection[str] = (),
+    ) -> None:
+        self.modules = tuple(parameters)
+        self.biases = biases
+        self._parameters: dict[str, Parameter] = {}
+        self._module_of: dict[str, str] = {}
+        self._undecayed = list(biases.parameters.values())
+        for module, parts in parameters.items():
+            for part, parameter in parts.items():
+                self._add(module, part, parameter)
+                if part in undecayed:
+                    self._undecayed.append(parameter)
+        for name, parameter in biases.parameters.items():
+            self._add(name.removesuffix(".bias"), "bias", parameter)
+
+    def _add(self, module: str, part: str, parameter: Parameter) -> None:
+        name = f"{module}.{part}"
+        assert name not in self._parameters, f"{name} is trained twice"
+        self._parameters[name] = parameter
+        self._module_of[name] = module
+
+    @abstractmethod
+    def save(self, folder: Path, recipe: Recipe) -> None:
+        """Write the files that other tools load into an existing folder; see `files.save_adapter` for a safe one."""
+
+    @abstractmethod
+    def effective_delta(self, module: str) -> Tensor:
+        """Return what the adapter adds to the weight of a module: (out, in), float32, on the CPU."""
+
+    def trainable_parameters(self) -> dict[str, Parameter]:
+        """Return every trained tensor by its stable name, as the optimizer knows it."""
+        return dict(self._parameters)
+
+    def module_of(self, parameter_name: str) -> str:
+        """Return the module that a trained tensor belongs to."""
+        return self._module_of[parameter_name]
+
+    @property
+    def undecayed(self) -> list[Parameter]:
+        """The trained tensors that do not start at zero and must not shrink towards it."""
+        return list(self._undecayed)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self._parameters.values())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know about this adapter before training it, as sentences."""
+        return self.biases.notices(self.family)
+
+    @torch.no_grad()
+    def load_parameters(self, values: Mapping[str, Tensor]) -> None:
+        """Copy values into the trained tensors; each must be there and fit.
+
+        Raises:
+            AdapterError: listing what is missing, unknown, or of another shape; nothing is changed then.
+        """
+        missing = [name for name in self._parameters if name not in values]
+        unknown = [name for name in values if name not in self._parameters]
+        misfit = [
+            f"{name} {tuple(values[name].shape)} for {tuple(parameter.shape)}"
+            for name, parameter in self._parameters.items()
+            if name in values and values[name].shape != parameter.shape
+        ]
+        kinds = {"is missing": missing, "is unknown": unknown, "has another shape": misfit}
+        problems = [f"In the saved adapter {_some(names)} {what}." for what, names in kinds.items() if names]
+        if problems:
+            raise AdapterError(*problems)
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+class TrainedBiases:
+    """Biases of the base model that are trained together with an adapter.
+
+    A float32 parameter takes the place of each, and the value it had is kept, because files store the difference.
+    """
+
+    def __init__(self, decoder: nn.Module, names: Sequence[str], mode: BiasMode) -> None:
+        self.mode = mode
+        self.parameters: dict[str, Parameter] = {}
+        self.base: dict[str, Tensor] = {}
+        owners = _bias_owners(decoder)
+        for name in names:
+            owner = owners[name]
+            assert isinstance(owner.bias, Tensor)
+            self.base[name] = owner.bias.detach().float()
+            owner.bias = self.parameters[name] = Parameter(self.base[name].clone())
+
+    def notices(self, family: str) -> tuple[str, ...]:
+        """Say what a bias mode other than none does here."""
+        count = len(self.parameters)
+        if self.mode == "none":
+            return ()
+        if count == 0:
+            return (f"Bias mode {self.mode} trains no bias: none of the adapted layers has one.",)
+        readers = "PEFT and ACE-Step" if family == "lora" else "ComfyUI"
+        return (f"Bias mode {self.mode} trains {count} bias tensors; of the players only {readers} apply them.",)
+
+
+def train_biases(decoder: nn.Module, modules: Sequence[str], mode: BiasMode) -> TrainedBiases:
+    """Let the base model's biases train: all of them, those of the adapted modules, or none."""
+    wanted = {"none": [], "all": list(_bias_owners(decoder)), "lora_only": [f"{module}.bias" for module in modules]}[
+        mode
+    ]
+    there = _bias_owners(decoder)
+    return TrainedBiases(decoder, [name for name in wanted if name in there], mode)
+
+
+def _bias_owners(decoder: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that hold a bias, by its original name; PEFT keeps an adapted layer as `base_layer`."""
+    return {
+        diffusers_to_original(name.removesuffix(".base_layer")) + ".bias": module
+        for name, module in decoder.named_modules()
+        if "bias" in dict(module.named_parameters(recurse=False))
+    }
+
+
+def find_linear_layers(decoder: nn.Module, modules: Sequence[str]) -> dict[str, nn.Linear]:
+    """Return the linear layers with these original names.
+
+    Raises:
+        AdapterError: naming those the decoder does not have.
+    """
+    there = dict(decoder.named_modules())
+    found = {name: there.get(original_to_diffusers(name)) for name in modules}
+    layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
+    if len(layers) < len(modules):
+        absent = [name for name in modules if name not in layers]
+        raise AdapterError(f"This model has no linear layer {_some(absent)}; the adapter is for another model.")
+    return layers
