@@ -153,6 +153,7 @@ def load_run(preflight: Preflight) -> Run:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_steps,
+        undecayed=adapter.undecayed,
     )
     scaler = torch.amp.GradScaler(preflight.device.type, enabled=preflight.dtype == torch.float16)
     position = Position()
