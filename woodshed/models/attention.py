@@ -33,10 +33,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     """
     groups = key.shape[2]
     rows = query.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, G, (H / G) N, D)
-    mixed: Tensor = F.scaled_dot_product_attention(
-        rows, key.transpose(1, 2), value.transpose(1, 2), bias, dropout_p=dropout
-    )
-    return mixed.unflatten(2, (-1, query.shape[1])).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    mixed = F.scaled_dot_product_attention(rows, key.transpose(1, 2), value.transpose(1, 2), bias, dropout_p=dropout)
+    heads: Tensor = mixed.unflatten(2, (-1, query.shape[1]))  # (B, G, H / G, N, D)
+    return heads.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def attend_within_window(
@@ -57,7 +56,8 @@ def attend_within_window(
     queries = _pad_tokens(query, 0, blocks * 2 * window).unflatten(1, (blocks, -1)).flatten(0, 1)
     keys, values = (_neighbourhoods(tensor, blocks, window).flatten(0, 1) for tensor in (key, value))
     mixed = attend(queries, keys, values, bias, dropout=dropout)
-    return mixed.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length]
+    tokens: Tensor = mixed.unflatten(0, (batch, blocks))
+    return tokens.flatten(1, 2)[:, :length]
 
 
 def window_bias(is_real: Tensor, *, window: int, shared_by: int, dtype: torch.dtype) -> Tensor:
