@@ -19,12 +19,15 @@ from woodshed.settings.schema import BiasMode
 
 Recipe = Mapping[str, Any]
 """What made an adapter and how to play it, as JSON values; travels in the header of its file."""
+RECIPE_KEY = "woodshed"
+"""Where in that header."""
 
 
 class Adapter(ABC):
     """An adapter that is attached to a decoder and takes part in its forward pass.
 
     Args:
+        linears: the adapted layers of the base model, by module name.
         parameters: for each adapted module, its trained tensors by a short name; float32.
         biases: the base model's biases that train too, by full name.
         undecayed: short names of those that weight decay must leave alone.
@@ -34,12 +37,14 @@ class Adapter(ABC):
 
     def __init__(
         self,
+        linears: Mapping[str, nn.Linear],
         parameters: Mapping[str, Mapping[str, Parameter]],
         biases: "TrainedBiases",
         undecayed: Collection[str] = (),
     ) -> None:
-        self.modules = tuple(parameters)
+        self.modules = tuple(linears)
         self.biases = biases
+        self._linears = dict(linears)
         self._parameters: dict[str, Parameter] = {}
         self._module_of: dict[str, str] = {}
         self._undecayed = list(biases.parameters.values())
@@ -64,6 +69,10 @@ class Adapter(ABC):
     @abstractmethod
     def effective_delta(self, module: str) -> Tensor:
         """Return what the adapter adds to the weight of a module: (out, in), float32, on the CPU."""
+
+    def base_weight(self, module: str) -> Tensor:
+        """Return the frozen weight of a module: (out, in), float32, on the CPU."""
+        return self._linears[module].weight.detach().cpu().float()
 
     def trainable_parameters(self) -> dict[str, Parameter]:
         """Return every trained tensor by its stable name, as the optimizer knows it."""
@@ -103,14 +112,15 @@ class Adapter(ABC):
             if name in values and values[name].shape != parameter.shape
         ]
         kinds = {"is missing": missing, "is unknown": unknown, "has another shape": misfit}
-        problems = [f"In the saved adapter {_some(names)} {what}." for what, names in kinds.items() if names]
+        problems = [f"In the saved adapter {quote_some(names)} {what}." for what, names in kinds.items() if names]
         if problems:
             raise AdapterError(*problems)
         for name, parameter in self._parameters.items():
             parameter.copy_(values[name])
 
 
-def _some(names: Sequence[str], limit: int = 3) -> str:
+def quote_some(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first few of many names."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
@@ -127,10 +137,12 @@ class TrainedBiases:
         self.base: dict[str, Tensor] = {}
         owners = _bias_owners(decoder)
         for name in names:
-            owner = owners[name]
-            assert isinstance(owner.bias, Tensor)
-            self.base[name] = owner.bias.detach().float()
-            owner.bias = self.parameters[name] = Parameter(self.base[name].clone())
+            self.base[name] = owners[name].get_parameter("bias").detach().float()
+            owners[name].bias = self.parameters[name] = Parameter(self.base[name].clone())
+
+    def differences(self) -> dict[str, Tensor]:
+        """Return how far each bias is from the base model's: float32, on the CPU."""
+        return {name: (value.detach() - self.base[name]).cpu() for name, value in self.parameters.items()}
 
     def notices(self, family: str) -> tuple[str, ...]:
         """Say what a bias mode other than none does here."""
@@ -145,11 +157,14 @@ class TrainedBiases:
 
 def train_biases(decoder: nn.Module, modules: Sequence[str], mode: BiasMode) -> TrainedBiases:
     """Let the base model's biases train: all of them, those of the adapted modules, or none."""
-    wanted = {"none": [], "all": list(_bias_owners(decoder)), "lora_only": [f"{module}.bias" for module in modules]}[
-        mode
-    ]
     there = _bias_owners(decoder)
+    wanted = {"none": [], "all": list(there), "lora_only": [f"{module}.bias" for module in modules]}[mode]
     return TrainedBiases(decoder, [name for name in wanted if name in there], mode)
+
+
+def bias_shapes(decoder: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every bias of the base model by its original name."""
+    return {name: tuple(owner.get_parameter("bias").shape) for name, owner in _bias_owners(decoder).items()}
 
 
 def _bias_owners(decoder: nn.Module) -> dict[str, nn.Module]:
@@ -172,5 +187,5 @@ def find_linear_layers(decoder: nn.Module, modules: Sequence[str]) -> dict[str, 
     layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
     if len(layers) < len(modules):
         absent = [name for name in modules if name not in layers]
-        raise AdapterError(f"This model has no linear layer {_some(absent)}; the adapter is for another model.")
+        raise AdapterError(f"This model has no linear layer {quote_some(absent)}; the adapter is for another model.")
     return layers

@@ -16,14 +16,13 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from woodshed.adapters.adapter import Adapter, Recipe, TrainedBiases, find_linear_layers, train_biases
+from woodshed.adapters.adapter import RECIPE_KEY, Adapter, Recipe, TrainedBiases, find_linear_layers, train_biases
 from woodshed.models.keys import original_to_diffusers
 from woodshed.settings.schema import BiasMode
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
-RECIPE_KEY = "woodshed"
 _PEFT_NAME = "default"
 
 
@@ -46,7 +45,7 @@ def attach_lora(
     Raises:
         AdapterError: when the decoder lacks a target.
     """
-    bases = find_linear_layers(decoder, targets)
+    linears = find_linear_layers(decoder, targets)
     decoder.requires_grad_(False)
     names = [original_to_diffusers(name) for name in targets]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
@@ -56,12 +55,12 @@ def attach_lora(
     injected = [module for module in decoder.modules() if isinstance(module, LoraLinear)]
     assert len(injected) == len(layers), f"PEFT adapted {len(injected)} layers instead of {len(layers)}"
     for target, layer in layers.items():
-        a, b = torch.empty(rank, bases[target].in_features), torch.zeros(bases[target].out_features, rank)
+        a, b = torch.empty(rank, linears[target].in_features), torch.zeros(linears[target].out_features, rank)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-        device = bases[target].weight.device
+        device = linears[target].weight.device
         layer.lora_A[_PEFT_NAME].weight = Parameter(a.to(device))
         layer.lora_B[_PEFT_NAME].weight = Parameter(b.to(device))
-    return LoraAdapter(layers, train_biases(decoder, targets, bias), rank=rank, scale=alpha / rank)
+    return LoraAdapter(linears, layers, train_biases(decoder, targets, bias), rank=rank, scale=alpha / rank)
 
 
 class LoraAdapter(Adapter):
@@ -69,10 +68,19 @@ class LoraAdapter(Adapter):
 
     family = "lora"
 
-    def __init__(self, layers: Mapping[str, Any], biases: TrainedBiases, *, rank: int, scale: float) -> None:
+    def __init__(
+        self,
+        linears: Mapping[str, nn.Linear],
+        layers: Mapping[str, Any],
+        biases: TrainedBiases,
+        *,
+        rank: int,
+        scale: float,
+    ) -> None:
         self.rank = rank
         self.scale = scale
         super().__init__(
+            linears,
             {
                 module: {
                     "lora_A.weight": layer.lora_A[_PEFT_NAME].weight,
