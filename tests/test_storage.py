@@ -1,8 +1,10 @@
 """Files and folders appear whole or not at all."""
 
 import pytest
+import torch
+from safetensors import safe_open
 
-from woodshed.storage import whole_file, whole_folder, write_text
+from woodshed.storage import save_tensors, whole_file, whole_folder, write_text
 
 
 def test_a_folder_appears_with_everything_in_it(tmp_path):
@@ -66,3 +68,18 @@ def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
     write_text(path, "new ünï")
     assert path.read_text(encoding="utf-8") == "new ünï"
     assert [item.name for item in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_a_tensor_file_depends_on_its_content_alone_and_reads_back(tmp_path):
+    tensors = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(3, dtype=torch.bfloat16), "e": torch.zeros(0)}
+    contents = set()
+    for number in range(20):
+        header = {f"key{i}": "ünï\n" for i in range(5)}
+        save_tensors(tmp_path / f"{number}", tensors, header)
+        contents.add((tmp_path / f"{number}").read_bytes())
+    assert len(contents) == 1
+    with safe_open(tmp_path / "0", "pt") as file:
+        assert file.metadata() == header
+        for name, value in tensors.items():
+            assert torch.equal(file.get_tensor(name), value)
+            assert file.get_tensor(name).dtype == value.dtype

@@ -1,10 +1,15 @@
 """Files and folders that appear whole or not at all."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -76,3 +81,20 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], header: Mapping[str, str]) -> None:
+    """Write a safetensors file whose bytes depend on its content alone.
+
+    The library writes the header's entries in a random order, so that two files of the same content differ; here they
+    are sorted.
+    """
+    from safetensors.torch import save
+
+    blob = save(dict(tensors), dict(header))
+    start = 8 + int.from_bytes(blob[:8], "little")
+    entries = json.loads(blob[8:start])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)  # the format aligns tensors to 8 bytes
+    path.write_bytes(len(head).to_bytes(8, "little") + head + blob[start:])

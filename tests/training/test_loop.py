@@ -258,13 +258,30 @@ def test_a_non_finite_loss_stops_the_run_with_step_song_and_advice_and_saves_the
         assert (saved / name).read_bytes() == (good_adapter / name).read_bytes()
 
 
+def skipped_steps(settings):
+    said = [event.text for event in events_of(settings, Notice) if "overflowed float16 and was skipped" in event.text]
+    return {int(text.split()[1]) for text in said}
+
+
 def test_a_float16_overflow_is_skipped_and_rescaled(settings_for, monkeypatch):
-    poison(monkeypatch, step=2)
-    events = events_of(settings_for(precision="fp16", gradient_accumulation=1))
-    notices = [event.text for event in events if isinstance(event, Notice) and "overflowed" in event.text]
-    assert len(notices) == 1
-    assert "Step 2 overflowed float16 and was skipped; the loss scale is now 32768" in notices[0]
-    assert len([event for event in events if isinstance(event, StepDone)]) == 10
+    def settings(output):
+        return settings_for(output, precision="fp16", gradient_accumulation=1)
+
+    natural = skipped_steps(settings("a"))
+    poison(monkeypatch, step=7)
+    assert 7 not in natural
+    assert 7 in skipped_steps(settings("b"))
+
+
+def test_a_float16_overflow_leaves_the_adapter_as_it_was_and_halves_the_scale(settings_for, monkeypatch):
+    run = load_run(check(settings_for(precision="fp16", gradient_accumulation=1)))
+    batches = list(run.loader.epoch(1, start_batch=0))
+    before = {name: value.clone() for name, value in run.adapter.trainable_parameters().items()}
+    scale = run.scaler.get_scale()
+    poison(monkeypatch, step=1)
+    assert take_step(run, batches[:1]).was_skipped
+    assert run.scaler.get_scale() == scale / 2
+    assert all(torch.equal(before[name], value) for name, value in run.adapter.trainable_parameters().items())
 
 
 def test_out_of_memory_saves_the_state_and_says_what_to_change(settings_for, tmp_path, monkeypatch):

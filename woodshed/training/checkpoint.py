@@ -11,6 +11,7 @@ Random generators are not saved: every draw is a function of (seed, epoch, song)
 
 import hashlib
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from safetensors import SafetensorError
 from woodshed.adapters.adapter import Adapter
 from woodshed.errors import UserError
 from woodshed.settings.schema import TrainSettings
-from woodshed.storage import whole_folder
+from woodshed.storage import save_tensors, whole_folder
 
 FORMAT = 1
 MUST_MATCH = (
@@ -174,7 +175,7 @@ def save_checkpoint(
         resume = building / "resume"
         resume.mkdir()
         parameters = {name: value.detach().cpu().contiguous() for name, value in adapter.trainable_parameters().items()}
-        safetensors.torch.save_file(parameters, resume / "parameters.safetensors")
+        save_tensors(resume / "parameters.safetensors", parameters, {"format": "pt"})
         torch.save(optimizer.state_dict(), resume / "optimizer.pt")
         state = {
             "format": FORMAT,
@@ -284,8 +285,9 @@ def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimiz
     try:
         adapter.load_parameters(safetensors.torch.load_file(resume / "parameters.safetensors"))
         optimizer.load_state_dict(torch.load(resume / "optimizer.pt", weights_only=True))
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{point.folder} cannot be resumed: {error}.") from error
+    except (OSError, SafetensorError, pickle.UnpicklingError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{point.folder} cannot be resumed: {reason} Resume from an older checkpoint.") from error
 
 
 def keep_newest(output: Path, count: int) -> None:

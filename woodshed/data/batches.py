@@ -1,0 +1,133 @@
+"""From a dataset to a stream of batches: the order of an epoch, workers, pinned memory, and songs kept in RAM."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from woodshed.data.dataset import Batch, Sample, SongDataset, collate
+from woodshed.errors import DataError
+
+MEMORY_LIMIT = 4 * 2**30  # bytes of songs that `auto` keeps in RAM: small beside the 16 GB of a modest machine
+
+
+def epoch_order(seed: int, epoch: int, songs: int) -> list[int]:
+    """Return the order in which an epoch visits the songs: a permutation that depends on seed and epoch only."""
+    generator = torch.Generator().manual_seed((seed << 20) + epoch)
+    return torch.randperm(songs, generator=generator).tolist()
+
+
+class _EpochBatches(Sampler[list[int]]):
+    """The batches of one epoch, from a given one on; set before each pass."""
+
+    def __init__(self, songs: int, batch_size: int, seed: int) -> None:
+        self._songs, self._batch_size, self._seed = songs, batch_size, seed
+        self.epoch, self.start_batch = 1, 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = epoch_order(self._seed, self.epoch, self._songs)
+        for start in range(self.start_batch * self._batch_size, self._songs, self._batch_size):
+            yield order[start : start + self._batch_size]
+
+
+class BatchLoader:
+    """Yields the batches of any epoch, from any position, always the same for the same seed.
+
+    Args:
+        dataset: the songs.
+        batch_size: songs per batch; an epoch's last batch may hold fewer.
+        seed: decides the order.
+        num_workers: processes that read ahead; always 0 on Windows, where starting them costs more than it gains.
+        pin_memory: page-locked batches, which copy to a GPU without waiting; only where there is one.
+        prefetch_factor: batches that each worker reads ahead.
+        persistent_workers: keep the workers between epochs.
+        keep_in_memory: read each song once and hold it; `auto` does so up to 4 GiB. Then no workers run.
+        device_type: where batches go, such as "cuda".
+    """
+
+    def __init__(
+        self,
+        dataset: SongDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        pin_memory: bool,
+        prefetch_factor: int,
+        persistent_workers: bool,
+        keep_in_memory: Literal["auto", "yes", "no"],
+        device_type: str,
+    ) -> None:
+        self.is_resident = keep_in_memory == "yes" or (
+            keep_in_memory == "auto" and dataset.size_in_bytes() <= MEMORY_LIMIT
+        )
+        self.num_workers = 0 if self.is_resident or sys.platform == "win32" else num_workers
+        self._batches = _EpochBatches(len(dataset), batch_size, seed)
+        songs: Any = _Reader(dataset, keep=self.is_resident)
+        worker_options: dict[str, Any] = {}
+        if self.num_workers:
+            worker_options = {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
+        self._loader: DataLoader[Batch | _Failure] = DataLoader(
+            songs,
+            batch_sampler=self._batches,
+            num_workers=self.num_workers,
+            collate_fn=_collate_or_report,
+            pin_memory=pin_memory and device_type == "cuda",
+            **worker_options,
+        )
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches, leaving out the first `start_batch` without reading them.
+
+        Raises:
+            DataError: when a song cannot be read.
+        """
+        self._batches.epoch, self._batches.start_batch = epoch, start_batch
+        for batch in self._loader:
+            if isinstance(batch, _Failure):
+                raise DataError(*batch.problems)
+            yield batch
+
+    def close(self) -> None:
+        """Stop persistent workers."""
+        iterator = self._loader._iterator
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+        self._loader._iterator = None
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A song that could not be read: carried out of the worker as a value, since an exception would lose its words."""
+
+    problems: tuple[str, ...]
+
+
+class _Reader:
+    """Reads songs for the data loader, once only if they are to stay in memory."""
+
+    def __init__(self, dataset: SongDataset, *, keep: bool) -> None:
+        self._dataset = dataset
+        self._keep = keep
+        self._kept: dict[int, Sample] = {}
+
+    def __getitem__(self, index: int) -> Sample | _Failure:
+        if index in self._kept:
+            return self._kept[index]
+        try:
+            sample = self._dataset[index]
+        except DataError as error:
+            return _Failure(error.problems)
+        if self._keep:
+            self._kept[index] = sample
+        return sample
+
+
+def _collate_or_report(samples: Sequence[Sample | _Failure]) -> Batch | _Failure:
+    problems = [problem for item in samples if isinstance(item, _Failure) for problem in item.problems]
+    if problems:
+        return _Failure(tuple(problems))
+    return collate([item for item in samples if isinstance(item, Sample)])

@@ -1,0 +1,304 @@
+"""A folder of preprocessed songs: found, checked, read one by one, and put together into batches.
+
+Shapes: B songs, T latent frames, C latent channels, L condition tokens, E condition width.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from woodshed.errors import DataError
+
+MANIFEST = "manifest.json"
+OUR_RECORD = "woodshed"  # our block in the manifest
+KEYS = (
+    "target_latents",
+    "attention_mask",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+    "context_latents",
+    "metadata",
+)
+CHECKED_AT_OPENING = 200  # datasets up to this size are read once before training, so that errors come first
+UNFINISHED = (".tmp.pt", "__writing__", ".writing")
+MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One song as the decoder meets it, without any padding."""
+
+    name: str
+    latents: Tensor  # (T, C)
+    conditions: Tensor  # (L, E)
+    context: Tensor  # (T, 2 C): source latents and chunk mask
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Songs side by side, padded with zeros at their ends where they differ in length."""
+
+    names: tuple[str, ...]
+    frames: tuple[int, ...]  # valid frames of each song
+    latents: Tensor  # (B, T, C)
+    context: Tensor  # (B, T, 2 C)
+    conditions: Tensor  # (B, L, E)
+    frame_lengths: Tensor | None  # (B,) long; None when no song has padding frames
+    condition_lengths: Tensor | None  # (B,) long; None when no song has padding conditions
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by field name."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
+        """Copy to a device, floating-point tensors in `dtype`; from pinned memory without waiting."""
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)
+            for name, value in self._tensors().items()
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """Copy into page-locked memory; the data loader calls this by name."""
+        return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put songs side by side."""
+    frames = tuple(len(sample.latents) for sample in samples)
+    tokens = [len(sample.conditions) for sample in samples]
+    return Batch(
+        names=tuple(sample.name for sample in samples),
+        frames=frames,
+        latents=pad_sequence([sample.latents for sample in samples], batch_first=True),
+        context=pad_sequence([sample.context for sample in samples], batch_first=True),
+        conditions=pad_sequence([sample.conditions for sample in samples], batch_first=True),
+        frame_lengths=None if len(set(frames)) == 1 else torch.tensor(frames),
+        condition_lengths=None if len(set(tokens)) == 1 else torch.tensor(tokens),
+    )
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What a model expects of its songs."""
+
+    latent_channels: int  # C
+    condition_width: int  # E
+
+
+class SongDataset(Dataset[Sample]):
+    """Preprocessed songs, read when asked for; small enough to travel to worker processes."""
+
+    def __init__(self, files: Sequence[Path], widths: Widths, *, custom_tag: str, notices: tuple[str, ...]) -> None:
+        self.files = tuple(files)
+        self.names = tuple(path.stem for path in files)
+        self.widths = widths
+        self.custom_tag = custom_tag
+        self.notices = notices
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one song.
+
+        Raises:
+            DataError: when the file cannot be used, saying why.
+        """
+        return read_sample(self.files[index], self.widths)
+
+    def size_in_bytes(self) -> int:
+        """Return how much the files weigh, which is about what they take in memory."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest.json says; everything optional, because other tools write less."""
+
+    samples: tuple[str, ...] | None = None
+    model: str = ""
+    fingerprint: str = ""
+    conditioning: str = ""
+    custom_tag: str = ""
+    records: Mapping[str, Any] = field(default_factory=dict)  # ours: per song
+
+
+def open_dataset(
+    folder: Path, *, latent_channels: int, condition_width: int, fingerprint: str, model: str
+) -> SongDataset:
+    """Open a folder of `.pt` files for a model.
+
+    Args:
+        folder: with or without a manifest.json.
+        latent_channels, condition_width: of the model.
+        fingerprint: of the model's condition encoder; see `woodshed.models.checkpoints.fingerprint`.
+        model: its name, for messages.
+
+    Raises:
+        DataError: when there are no songs, when they were made for another model variant, or, in small datasets, when
+            any of them cannot be used; with all problems.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no dataset folder {folder}. Make one with woodshed preprocess.")
+    manifest = read_manifest(folder / MANIFEST)
+    if manifest.fingerprint and manifest.fingerprint != fingerprint:
+        raise DataError(
+            f"The dataset {folder} was made for {manifest.model}, whose conditions mean nothing to {model}. "
+            f"Preprocess the songs again with --model {model}, or train on {manifest.model}."
+        )
+    files = _song_files(folder, manifest)
+    widths = Widths(latent_channels, condition_width)
+    if len(files) <= CHECKED_AT_OPENING:
+        check_all(files, widths)
+    return SongDataset(files, widths, custom_tag=manifest.custom_tag, notices=_notices(folder, manifest))
+
+
+def _notices(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    if manifest.fingerprint:
+        return ()
+    return (
+        f"The dataset {folder} was not made by Woodshed: its conditions may differ from what the model reads at "
+        "inference, and it does not say for which model variant it was made. `woodshed preprocess` makes one that "
+        "matches.",
+    )
+
+
+def check_all(files: Sequence[Path], widths: Widths) -> None:
+    """Read every file once.
+
+    Raises:
+        DataError: naming each file that cannot be used.
+    """
+    problems = []
+    for path in files:
+        try:
+            read_sample(path, widths)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(*problems)
+
+
+def _song_files(folder: Path, manifest: Manifest) -> list[Path]:
+    """Return the sample files, by the manifest or by listing."""
+    found = {path.name: path for path in sorted(folder.glob("*.pt")) if not path.name.endswith(UNFINISHED)}
+    found = {name: path for name, path in found.items() if not any(mark in name for mark in UNFINISHED)}
+    if manifest.samples is None:
+        if not found:
+            raise DataError(f"There are no .pt files in {folder}. Make them with woodshed preprocess.")
+        return list(found.values())
+    if not manifest.samples:
+        raise DataError(f"The manifest in {folder} names no songs. Run woodshed preprocess again.")
+    missing = [name for name in manifest.samples if name not in found]
+    if missing:
+        named = ", ".join(missing[:MOST_NAMED]) + (
+            f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        )
+        raise DataError(
+            f"The manifest in {folder} names files that are not there: {named}. Run woodshed preprocess again."
+        )
+    return [found[name] for name in manifest.samples]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.json of ours or of ACE-Step; a missing one is an empty one.
+
+    Old manifests of other tools name files relative to some working directory or with Windows paths; only the file
+    names count, as the folder can be moved.
+
+    Raises:
+        DataError: when the file is no manifest.
+    """
+    if not path.is_file():
+        return Manifest()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = content["samples"]
+        ours = content.get(OUR_RECORD, {})
+        return Manifest(
+            samples=tuple(dict.fromkeys(_file_name(str(name)) for name in names)),
+            model=ours.get("model", ""),
+            fingerprint=ours.get("fingerprint", ""),
+            conditioning=ours.get("conditioning", ""),
+            custom_tag=str(content.get("metadata", {}).get("custom_tag") or ""),
+            records=ours.get("songs", {}),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as a manifest ({error!r}). Delete it, or run woodshed preprocess again."
+        ) from error
+
+
+def _file_name(path: str) -> str:
+    return PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
+
+
+def read_sample(path: Path, widths: Widths) -> Sample:
+    """Read one `.pt` file, check it, and trim its conditions to the valid ones, because the decoder ignores masks.
+
+    Raises:
+        DataError: with everything that is wrong with the file.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path.name} cannot be read as tensors ({reason}). Preprocess that song again.") from error
+    problems = _problems(content, widths)
+    if problems:
+        raise DataError(*(f"{path.name}: {problem}. Preprocess that song again." for problem in problems))
+    is_valid = content["encoder_attention_mask"].bool()
+    return Sample(
+        path.stem, content["target_latents"], content["encoder_hidden_states"][is_valid], content["context_latents"]
+    )
+
+
+def _problems(content: Any, widths: Widths) -> list[str]:
+    """Return what is wrong with a sample file's content, as sentences without their full stop."""
+    if not isinstance(content, dict):
+        return [f"it holds a {type(content).__name__} instead of a dictionary"]
+    missing = [key for key in KEYS if key not in content]
+    if missing:
+        return [f"it lacks {', '.join(missing)}"]
+    tensors = {key: content[key] for key in KEYS if key != "metadata"}
+    wrong = [f"{key} is no tensor" for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if wrong:
+        return wrong
+    return _wrong_shapes(tensors, widths) or [
+        f"{key} holds numbers that are not finite"
+        for key in ("target_latents", "context_latents", "encoder_hidden_states")
+        if not tensors[key].isfinite().all()
+    ]
+
+
+def _wrong_shapes(tensors: Mapping[str, Tensor], widths: Widths) -> list[str]:
+    latents, states, mask = (
+        tensors[key] for key in ("target_latents", "encoder_hidden_states", "encoder_attention_mask")
+    )
+    frames = len(latents) if latents.dim() else 0
+    if frames == 0:
+        return ["it has no frames"]
+    expected = {
+        "target_latents": (frames, widths.latent_channels),
+        "context_latents": (frames, 2 * widths.latent_channels),
+        "encoder_hidden_states": (len(states) if states.dim() else 0, widths.condition_width),
+        "encoder_attention_mask": (len(states) if states.dim() else 0,),
+    }
+    wrong = [
+        f"{key} has the shape {tuple(tensors[key].shape)} instead of {shape}, so it was made for another model"
+        for key, shape in expected.items()
+        if tuple(tensors[key].shape) != shape
+    ]
+    if not wrong and not mask.bool().any():
+        return ["it has no conditions"]
+    return wrong
