@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints
@@ -41,12 +42,12 @@ def own_root(checkpoint_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edit_config() -> Callable[..., None]:
-    """Change fields of a folder's config.json; a field set to None is removed."""
+    """Change fields of a folder's config.json; a field set to ... is removed."""
 
     def edit(folder: Path, **changes: object) -> None:
         path = folder / "config.json"
         fields = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
+        path.write_text(json.dumps({name: value for name, value in fields.items() if value is not ...}))
 
     return edit
 
@@ -61,3 +62,15 @@ def assert_equal() -> Callable[..., None]:
         assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
     return check
+
+
+@pytest.fixture
+def rewrite() -> Callable[..., None]:
+    """Read a safetensors file, let a function change its tensors in place, and write it back."""
+
+    def change_file(file: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file)
+
+    return change_file

@@ -38,7 +38,7 @@ class ModelConfig(BaseModel):
     sliding_window: Size  # in tokens (patches), to either side, inclusive
     rms_norm_eps: Annotated[float, Field(gt=0)]
     rope_theta: Annotated[float, Field(gt=0)]
-    rope_scaling: None
+    rope_scaling: None = None  # no published model stretches its positions
     hidden_act: Literal["silu"]
     attention_bias: bool
     attention_dropout: Annotated[float, Field(ge=0, lt=1)]

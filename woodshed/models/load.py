@@ -6,6 +6,7 @@ what is loaded, see `weights`.
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -114,11 +115,11 @@ def load_silence(checkpoint: Checkpoint) -> Tensor:
         CheckpointError: when silence_latent.pt is missing, unreadable or of another shape.
     """
     path = checkpoint.folder / "silence_latent.pt"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing. It comes with the model: download it again.")
+    if not zipfile.is_zipfile(path):  # what torch.load does with other content is anybody's guess
+        raise CheckpointError(f"{path} is missing or no file of tensors. It comes with the model: download it again.")
     try:
         silence = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be read as a tensor ({error}). Download it again.") from error
     channels = checkpoint.config.latent_channels
     if not isinstance(silence, Tensor) or silence.dim() != 3 or silence.shape[:2] != (1, channels):
@@ -142,7 +143,7 @@ def load_text_encoder(folder: Path, *, dtype: torch.dtype, device: Device) -> Te
     unexpected = stored.keys() - names.values() - {"lm_head.weight"}  # the head of the language model it once was
     _fill(model, names, stored, sorted(unexpected), f"the text encoder {folder}", dtype=dtype, device=device)
     model.rotary_emb.to(device)
-    return TextEncoder(tokenizer, model)
+    return TextEncoder(tokenizer, model).eval()
 
 
 def load_vae(folder: Path, *, dtype: torch.dtype, device: Device) -> AutoencoderOobleck:
