@@ -67,7 +67,8 @@ def train_a_little() -> Callable[[Adapter], None]:
     def train(adapter: Adapter) -> None:
         generator = torch.Generator().manual_seed(2)
         for parameter in adapter.trainable_parameters().values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3 + 0.1)
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.3 * noise + 0.1 if parameter.dim() else 0.7)
 
     return train
 

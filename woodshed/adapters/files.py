@@ -14,6 +14,7 @@ from woodshed.errors import AdapterError
 from woodshed.storage import whole_folder
 
 TOLERANCE = 1e-5  # of a weight difference, relative to its largest entry
+NOTHING = 1e-6  # of a weight; an untrained weight decomposition differs by its rounding
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,11 @@ def verify_saved(adapter: Adapter, folder: Path) -> Verification:
     errors: dict[str, float] = {}
     is_live = False
     for module in adapter.modules:
-        live = adapter.effective_delta(module).double()
+        live, weight = adapter.effective_delta(module).double(), adapter.base_weight(module).double()
         name = saved.name_in_file(module)
         fits = saved.shape(name) == live.shape
-        stored = saved.delta(name, adapter.base_weight(module).double()) if fits else torch.tensor(math.inf)
-        errors[module] = _relative_error(stored, live)
-        is_live |= bool(live.any())
+        errors[module] = _relative_error(saved.delta(name, weight), live) if fits else math.inf
+        is_live |= bool(live.abs().max() > NOTHING * weight.abs().max())
     for name, difference in adapter.biases.differences().items():
         base = adapter.biases.base[name].cpu()
         errors[name] = _relative_error(saved.bias(name, base), base + difference)
