@@ -69,17 +69,37 @@ def test_peft_loads_our_folder_onto_the_original_modules(lora, make_decoder, ori
     assert_same_change(lora, before, effective_weights(model))
 
 
-def test_diffusers_loads_our_folder(lora, make_decoder, tmp_path):
+@pytest.fixture
+def load_with_diffusers(make_decoder):
+    def load(folder):
+        class Pipeline(AceStepLoraLoaderMixin):
+            transformer = make_decoder()
+            components = {"transformer": transformer}  # noqa: RUF012 - as diffusers reads it
+            hf_device_map = None
+
+        before = effective_weights(Pipeline.transformer)
+        Pipeline().load_lora_weights(str(folder))
+        return before, effective_weights(Pipeline.transformer)
+
+    return load
+
+
+def test_diffusers_loads_our_folder(lora, load_with_diffusers, tmp_path):
     lora.save(tmp_path, {})
+    assert_same_change(lora, *load_with_diffusers(tmp_path))
+    assert lora.notices == ()
 
-    class Pipeline(AceStepLoraLoaderMixin):
-        transformer = make_decoder()
-        components = {"transformer": transformer}  # noqa: RUF012 - as diffusers reads it
-        hf_device_map = None
 
-    before = effective_weights(Pipeline.transformer)
-    Pipeline().load_lora_weights(str(tmp_path))
-    assert_same_change(lora, before, effective_weights(Pipeline.transformer))
+@pytest.mark.parametrize("target", ["layers.0.self_attn.v_proj", "layers.0.mlp.up_proj"])
+def test_diffusers_ignores_an_adapter_without_q_and_k_and_we_say_so(
+    make_decoder, train_a_little, load_with_diffusers, tmp_path, target
+):
+    adapter = attach_lora(make_decoder(), [target], rank=4, alpha=6.0, dropout=0.0, bias="none")
+    train_a_little(adapter)
+    adapter.save(tmp_path, {})
+    before, after = load_with_diffusers(tmp_path)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [notice.split(":")[0] for notice in adapter.notices] == ["diffusers will ignore this adapter"]
 
 
 @pytest.mark.parametrize("bias", ["lora_only", "all"])

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from lycoris.functional.general import factorization
@@ -27,6 +26,7 @@ from torch.nn import Parameter
 from woodshed.adapters.adapter import RECIPE_KEY, Adapter, Recipe, TrainedBiases, find_linear_layers, train_biases
 from woodshed.adapters.targets import Shapes
 from woodshed.settings.schema import BiasMode
+from woodshed.storage import save_tensors
 
 WEIGHTS_NAME = "lokr_weights.safetensors"
 BIAS_PREFIX = "diffusion_model.decoder."
@@ -290,7 +290,7 @@ class LokrAdapter(Adapter):
             "lokr_config": json.dumps(_lokr_config(self.settings, self.modules)),
             RECIPE_KEY: json.dumps(dict(recipe)),
         }
-        safetensors.torch.save_file(tensors, folder / WEIGHTS_NAME, header)
+        save_tensors(folder / WEIGHTS_NAME, tensors, header)
 
 
 def _file_parts(layer: LokrModule) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
@@ -19,11 +18,16 @@ from torch.nn import Parameter
 from woodshed.adapters.adapter import RECIPE_KEY, Adapter, Recipe, TrainedBiases, find_linear_layers, train_biases
 from woodshed.models.keys import original_to_diffusers
 from woodshed.settings.schema import BiasMode
+from woodshed.storage import save_tensors
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
 _PEFT_NAME = "default"
+_NOT_FOR_DIFFUSERS = (
+    "diffusers will ignore this adapter: it knows a LoRA for ACE-Step by q_proj or k_proj, "
+    "and the targets have neither."
+)
 
 
 def attach_lora(
@@ -91,6 +95,13 @@ class LoraAdapter(Adapter):
             biases,
         )
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Add what one player makes of targets without q and k to what biases have to say."""
+        if any(module.endswith(("q_proj", "k_proj")) for module in self.modules):
+            return super().notices
+        return (*super().notices, _NOT_FOR_DIFFUSERS)
+
     def factors(self, module: str) -> tuple[Tensor, Tensor]:
         """Return A (rank, in) and scale x B (out, rank) as they are stored: float32, on the CPU."""
         a, b = (self._parameters[f"{module}.lora_{part}.weight"].detach().float().cpu() for part in "AB")
@@ -119,7 +130,7 @@ class LoraAdapter(Adapter):
         config = _peft_config(self.modules, self.rank, self.biases)
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
         header = {"format": "pt", RECIPE_KEY: json.dumps(dict(recipe))}
-        safetensors.torch.save_file(tensors, folder / WEIGHTS_NAME, header)
+        save_tensors(folder / WEIGHTS_NAME, tensors, header)
 
 
 def _peft_config(modules: Sequence[str], rank: int, biases: TrainedBiases) -> dict[str, Any]:
