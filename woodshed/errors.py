@@ -4,6 +4,9 @@ The command line prints a `UserError` without a traceback and exits with its cod
 ours and keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Something the user can mend.
@@ -50,3 +53,12 @@ class DataError(UserError):
 
 class AdapterError(UserError):
     """An adapter that does not fit the model, or a file that holds none."""
+
+
+@contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """Note a user's mistake in `problems` and go on looking for more."""
+    try:
+        yield
+    except UserError as error:
+        problems.extend(error.problems)

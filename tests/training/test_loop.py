@@ -184,7 +184,9 @@ def test_steps_are_logged_as_often_as_asked(settings_for, every, steps):
 
 @pytest.mark.parametrize(("every", "names"), [(0, []), (1, ["1", "2", "3"]), (2, ["2"])])
 def test_checkpoints_are_saved_as_often_as_asked(settings_for, every, names):
-    saved = [event for event in events_of(settings_for(epochs=3, save_every=every), Saved) if event.kind == "checkpoint"]
+    saved = [
+        event for event in events_of(settings_for(epochs=3, save_every=every), Saved) if event.kind == "checkpoint"
+    ]
     assert [event.path.name for event in saved] == [f"checkpoint-epoch-{name}" for name in names]
 
 
@@ -268,9 +270,9 @@ def test_a_float16_overflow_is_skipped_and_rescaled(settings_for, monkeypatch):
         return settings_for(output, precision="fp16", gradient_accumulation=1)
 
     natural = skipped_steps(settings("a"))
-    poison(monkeypatch, step=7)
-    assert 7 not in natural
-    assert 7 in skipped_steps(settings("b"))
+    poison(monkeypatch, step=5)
+    assert 5 not in natural
+    assert 5 in skipped_steps(settings("b"))
 
 
 def test_a_float16_overflow_leaves_the_adapter_as_it_was_and_halves_the_scale(settings_for, monkeypatch):

@@ -53,7 +53,9 @@ def test_a_warm_up_longer_than_the_run_is_pointed_out_not_shortened(settings_for
     said = check(settings_for(warmup_steps=100)).notices
     assert any("warm-up of 100 steps is not shorter than the whole run of 6 steps" in line for line in said)
     assert not any("warm-up" in line for line in check(settings_for(warmup_steps=2)).notices)
-    assert not any("warm-up" in line for line in check(settings_for(warmup_steps=100, scheduler_type="constant")).notices)
+    assert not any(
+        "warm-up" in line for line in check(settings_for(warmup_steps=100, scheduler_type="constant")).notices
+    )
 
 
 def test_another_runs_folder_is_never_reused_in_silence(settings_for, tmp_path):

@@ -68,7 +68,9 @@ def test_noise_is_standard_normal():
 
 
 def test_derived_seeds_fit_a_generator_and_depend_on_every_part():
-    seeds = {derive_seed(*parts) for parts in [(1, 2, "a"), (1, 2, "b"), (1, 3, "a"), (2, 2, "a"), (12, "a"), (1, "2a")]}
+    seeds = {
+        derive_seed(*parts) for parts in [(1, 2, "a"), (1, 2, "b"), (1, 3, "a"), (2, 2, "a"), (12, "a"), (1, "2a")]
+    }
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(42, 1, "a") == derive_seed(42, 1, "a")

@@ -54,7 +54,7 @@ class Batch:
     frame_lengths: Tensor | None  # (B,) long; None when no song has padding frames
     condition_lengths: Tensor | None  # (B,) long; None when no song has padding conditions
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Any]:
         """Return the tensors by field name."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
@@ -130,7 +130,8 @@ class Manifest:
     fingerprint: str = ""
     conditioning: str = ""
     custom_tag: str = ""
-    records: Mapping[str, Any] = field(default_factory=dict)  # ours: per song
+    records: Mapping[str, Any] = field(default_factory=dict)  # ours: per song, what its tensors were made of
+    is_complete: bool = True  # false when preprocessing was interrupted
 
 
 def open_dataset(
@@ -164,6 +165,8 @@ def open_dataset(
 
 
 def _notices(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    if not manifest.is_complete:
+        return (f"Preprocessing of {folder} was interrupted: only the songs that were finished take part.",)
     if manifest.fingerprint:
         return ()
     return (
@@ -179,7 +182,7 @@ def check_all(files: Sequence[Path], widths: Widths) -> None:
     Raises:
         DataError: naming each file that cannot be used.
     """
-    problems = []
+    problems: list[str] = []
     for path in files:
         try:
             read_sample(path, widths)
@@ -232,6 +235,7 @@ def read_manifest(path: Path) -> Manifest:
             conditioning=ours.get("conditioning", ""),
             custom_tag=str(content.get("metadata", {}).get("custom_tag") or ""),
             records=ours.get("songs", {}),
+            is_complete=ours.get("is_complete", True),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

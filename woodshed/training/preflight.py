@@ -1,15 +1,14 @@
 """Everything that can be known to be wrong before a model is loaded, found in one go."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from woodshed.adapters.lokr import LokrSettings, describe_lokr
 from woodshed.adapters.targets import decoder_linear_shapes, resolve_targets
 from woodshed.data.dataset import SongDataset, open_dataset
-from woodshed.errors import UserError
+from woodshed.errors import UserError, collecting
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints, fingerprint
 from woodshed.models.devices import resolve_device, resolve_precision
 from woodshed.settings import rules
@@ -45,19 +44,23 @@ class Preflight:
     dataset: SongDataset
     device: torch.device
     dtype: torch.dtype
-    targets: list[str]  # original module names
+    targets: dict[str, tuple[int, int]]  # original module names with (out, in) of their weights
     plan: Plan
     resume: ResumePoint | None
     notices: tuple[str, ...]
 
 
-@contextmanager
-def _collecting(problems: list[str]) -> Iterator[None]:
-    """Note a user's mistake and go on looking for more."""
-    try:
-        yield
-    except UserError as error:
-        problems.extend(error.problems)
+def lokr_settings(settings: TrainSettings) -> LokrSettings:
+    """Return the LoKr switches among the settings."""
+    return LokrSettings(
+        linear_dim=settings.lokr_linear_dim,
+        linear_alpha=settings.lokr_linear_alpha,
+        factor=settings.lokr_factor,
+        decompose_both=settings.lokr_decompose_both,
+        use_tucker=settings.lokr_use_tucker,
+        use_scalar=settings.lokr_use_scalar,
+        weight_decompose=settings.lokr_weight_decompose,
+    )
 
 
 def check(settings: TrainSettings) -> Preflight:
@@ -69,24 +72,24 @@ def check(settings: TrainSettings) -> Preflight:
     problems: list[str] = []
     device = dtype = checkpoint = dataset = targets = resume = None
     digest = ""
-    with _collecting(problems):
+    with collecting(problems):
         device = resolve_device(settings.device)
         dtype = resolve_precision(settings.precision, device)
-    with _collecting(problems):
+    with collecting(problems):
         require_optimizer(settings.optimizer_type)
-    with _collecting(problems):
+    with collecting(problems):
         resume = find_resume_point(settings)
-    with _collecting(problems):
+    with collecting(problems):
         checkpoint = choose_model(find_checkpoints(settings.checkpoint_dir), settings.model)
         digest = fingerprint(checkpoint)
     if checkpoint is not None:
-        with _collecting(problems):
-            targets = resolve_targets(
-                decoder_linear_shapes(checkpoint.config),
-                attention_type=settings.attention_type,
-                target_modules=settings.target_modules,
+        with collecting(problems):
+            shapes = decoder_linear_shapes(checkpoint.config)
+            chosen = resolve_targets(
+                shapes, attention_type=settings.attention_type, target_modules=settings.target_modules
             )
-        with _collecting(problems):
+            targets = {name: shapes[name] for name in chosen}
+        with collecting(problems):
             dataset = open_dataset(
                 settings.dataset_dir,
                 latent_channels=checkpoint.config.latent_channels,
@@ -95,7 +98,7 @@ def check(settings: TrainSettings) -> Preflight:
                 model=checkpoint.name,
             )
     if resume is not None and checkpoint is not None:
-        with _collecting(problems):
+        with collecting(problems):
             resume.refuse_misfit(settings, model=checkpoint.name, fingerprint=digest)
     if problems:
         raise UserError(*problems)
@@ -105,8 +108,22 @@ def check(settings: TrainSettings) -> Preflight:
     assert dataset is not None
     assert targets is not None
     plan = Plan.of(len(dataset), settings)
-    notices = (*dataset.notices, *rules.remarks(settings), *_plan_notices(settings, plan, resume))
+    notices = (
+        *dataset.notices,
+        *rules.remarks(settings),
+        *_adapter_notices(settings, targets),
+        *_plan_notices(settings, plan, resume),
+    )
     return Preflight(settings, checkpoint, digest, dataset, device, dtype, targets, plan, resume, notices)
+
+
+def _adapter_notices(settings: TrainSettings, targets: dict[str, tuple[int, int]]) -> list[str]:
+    """Say what a LoKr comes to on these layers, and which of its settings do nothing there."""
+    if settings.adapter_type != "lokr":
+        return []
+    described = describe_lokr(targets, lokr_settings(settings))
+    idle = [f"{name} has no effect: {reason}." for name, reason in described.inert.items()]
+    return [f"LoKr: {'; '.join(described.lines())}.", *idle]
 
 
 def _plan_notices(settings: TrainSettings, plan: Plan, resume: ResumePoint | None) -> list[str]:

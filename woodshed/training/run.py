@@ -20,7 +20,7 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
 from woodshed.training.checkpoint import Position
 from woodshed.training.optimizers import build_optimizer
-from woodshed.training.preflight import Plan, Preflight
+from woodshed.training.preflight import Plan, Preflight, lokr_settings
 from woodshed.training.randomness import DrawRules, derive_seed
 
 TURBO_PLAYBACK = (3.0, 8)
@@ -183,24 +183,13 @@ def _attach(decoder: Decoder, preflight: Preflight) -> Adapter:
     if settings.adapter_type == "lora":
         return attach_lora(
             decoder,
-            preflight.targets,
+            list(preflight.targets),
             rank=settings.rank,
             alpha=settings.alpha,
             dropout=settings.dropout,
             bias=settings.bias,
         )
-    return attach_lokr(
-        decoder,
-        preflight.targets,
-        linear_dim=settings.lokr_linear_dim,
-        linear_alpha=settings.lokr_linear_alpha,
-        factor=settings.lokr_factor,
-        decompose_both=settings.lokr_decompose_both,
-        use_tucker=settings.lokr_use_tucker,
-        use_scalar=settings.lokr_use_scalar,
-        weight_decompose=settings.lokr_weight_decompose,
-        bias=settings.bias,
-    )
+    return attach_lokr(decoder, list(preflight.targets), lokr_settings(settings), bias=settings.bias)
 
 
 def _loader(preflight: Preflight) -> BatchLoader:

@@ -1,0 +1,127 @@
+"""Audio files to waveforms: any format FFmpeg knows, always stereo at 48 kHz.
+
+FFmpeg comes inside the PyAV package, so nothing has to be installed beside it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from torch import Tensor
+
+from woodshed.errors import DataError
+
+SAMPLE_RATE = 48_000  # of the VAE
+AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
+STATES_ITS_LENGTH = (".wav", ".flac", ".m4a")  # formats whose header holds the exact length
+CUT_SHORT = 0.98  # a file with less than this share of its stated length is damaged
+
+
+@dataclass(frozen=True)
+class AudioFacts:
+    """What a file's header says."""
+
+    seconds: float | None  # None when the header does not say
+    rate: int
+    channels: int
+
+
+def probe(path: Path) -> AudioFacts:
+    """Read a file's header only.
+
+    Raises:
+        DataError: when it is no audio file.
+    """
+    with _open(path) as container:
+        stream = container.streams.audio[0]
+        seconds = None
+        if stream.duration is not None and stream.time_base is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            seconds = container.duration / av.time_base
+        return AudioFacts(seconds, stream.rate, stream.channels)
+
+
+def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
+    """Decode a file to (2, samples) float32 at 48 kHz, neither clamped nor normalised.
+
+    A mono file plays on both sides; of more than two channels the first two are taken.
+
+    Args:
+        path: the file.
+        max_seconds: stop there; 0 decodes everything.
+
+    Raises:
+        DataError: when the file is missing, is no audio, is empty, or breaks off.
+    """
+    limit = round(max_seconds * SAMPLE_RATE) if max_seconds else None
+    chunks: list[np.ndarray] = []
+    samples = 0
+    with _open(path) as container:
+        try:
+            for chunk in _resampled(container):
+                chunks.append(chunk)
+                samples += chunk.shape[1]
+                if limit is not None and samples >= limit:
+                    break
+        except av.FFmpegError as error:
+            at = samples / SAMPLE_RATE
+            raise DataError(f"{path} is damaged after {at:.1f} seconds ({_reason(error)}). Replace it.") from error
+    if samples == 0:
+        raise DataError(f"{path} holds no sound: it has no samples. Remove it or replace it.")
+    if limit is None or samples < limit:
+        _refuse_cut_short(path, samples / SAMPLE_RATE)
+    sound = np.concatenate(chunks, axis=1)[:, :limit]
+    stereo = np.repeat(sound, 2, axis=0) if len(sound) == 1 else sound[:2]
+    return torch.from_numpy(np.ascontiguousarray(stereo))
+
+
+def _resampled(container: InputContainer) -> Iterator[np.ndarray]:
+    """Yield (channels, samples) float32 pieces at 48 kHz, all channels as they are in the file."""
+    # Without a layout the resampler keeps the file's own: FFmpeg would otherwise mix surround sound down by itself.
+    resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+    for frame in container.decode(container.streams.audio[0]):
+        frame.pts = None  # gaps in a file's time stamps are not silence
+        for piece in resampler.resample(frame):
+            yield piece.to_ndarray()
+    for piece in resampler.resample(None):
+        yield piece.to_ndarray()
+
+
+def _refuse_cut_short(path: Path, seconds: float) -> None:
+    if path.suffix.lower() in STATES_ITS_LENGTH:
+        stated = probe(path).seconds
+        if stated is not None and seconds < CUT_SHORT * stated - 0.1:
+            raise DataError(f"{path} is cut short: it says {stated:.1f} seconds and holds {seconds:.1f}. Replace it.")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[InputContainer]:
+    """Open a file that holds sound.
+
+    Raises:
+        DataError: when there is none.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no audio file {path}.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty: it has no bytes. Remove it or replace it.")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is no audio file that can be read ({_reason(error)}). Remove it or replace it."
+        ) from error
+    with container:
+        if not container.streams.audio:
+            raise DataError(f"{path} holds no sound: it has no audio stream. Remove it or replace it.")
+        yield container
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,99 @@
+"""The exact text that the model reads about a song, as its own inference writes it.
+
+Source: ACE-Step 1.5 inference: the prompt template, the lyric header, and the limits of 256 and 2,048 tokens.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from woodshed.data.songs import Song, TagPosition
+
+INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
+INSTRUMENTAL = "[Instrumental]"
+END_OF_TEXT = "<|endoftext|>"
+
+PromptSource = Literal["caption", "genre"]
+
+
+def prompt_text(caption: str, *, bpm: str, timesignature: str, keyscale: str, seconds: float) -> str:
+    """Return the prompt: instruction, caption, and four lines of metadata.
+
+    Args:
+        caption: with the trigger tag already in it.
+        bpm, timesignature, keyscale: as written by the user; empty becomes N/A.
+        seconds: the true duration; the model reads whole seconds.
+    """
+    metas = (
+        f"- bpm: {bpm or 'N/A'}\n"
+        f"- timesignature: {timesignature or 'N/A'}\n"
+        f"- keyscale: {keyscale or 'N/A'}\n"
+        f"- duration: {math.floor(seconds)} seconds\n"
+    )
+    return f"# Instruction\n{INSTRUCTION}\n\n# Caption\n{caption}\n\n# Metas\n{metas}{END_OF_TEXT}\n"
+
+
+def lyric_text(lyrics: str, language: str) -> str:
+    """Return the lyrics with their header; without lyrics the song is instrumental.
+
+    Args:
+        lyrics: may have several lines and section marks.
+        language: a code such as en or ja, or "unknown".
+    """
+    return f"# Languages\n{language}\n\n# Lyric\n{lyrics or INSTRUMENTAL}{END_OF_TEXT}"
+
+
+def tagged(caption: str, tag: str, position: TagPosition) -> str:
+    """Put the trigger tag before the caption, after it, or in its place."""
+    if not tag:
+        return caption
+    if position == "replace" or not caption:
+        return tag
+    return f"{tag}, {caption}" if position == "prepend" else f"{caption}, {tag}"
+
+
+def prompt_sources(songs: Sequence[Song], genre_ratio: int, seed: int) -> list[PromptSource]:
+    """Decide for each song whether its caption or its genre is the prompt.
+
+    Args:
+        songs: in a fixed order.
+        genre_ratio: percent of the songs that use their genre.
+        seed: decides which.
+    """
+    order = list(range(len(songs)))
+    random.Random(seed).shuffle(order)
+    chosen = set(order[: round(len(songs) * genre_ratio / 100)])
+    return [_source(song, index in chosen) for index, song in enumerate(songs)]
+
+
+def _source(song: Song, is_chosen: bool) -> PromptSource:
+    """A song's own override wins; a genre that is not known cannot stand in, nor can a caption."""
+    wanted = song.prompt_override if song.prompt_override in ("caption", "genre") else ""
+    use_genre = wanted == "genre" or (is_chosen and not wanted) or not song.caption
+    return "genre" if use_genre and song.genre else "caption"
+
+
+def song_texts(
+    song: Song, source: PromptSource, *, tag: str, position: TagPosition, language: str, seconds: float
+) -> tuple[str, str]:
+    """Return prompt and lyric text of a song.
+
+    Args:
+        song: what is known about it.
+        source: whether caption or genre is the prompt.
+        tag: the dataset's trigger tag; the song's own wins.
+        position: where it goes.
+        language: of the lyrics where the song does not say.
+        seconds: true length of what is encoded.
+    """
+    caption = song.genre if source == "genre" else song.caption
+    prompt = prompt_text(
+        tagged(caption, song.custom_tag or tag, position),
+        bpm=song.bpm,
+        timesignature=song.timesignature,
+        keyscale=song.keyscale,
+        seconds=seconds,
+    )
+    lyrics = "" if song.is_instrumental else song.lyrics
+    return prompt, lyric_text(lyrics, song.language or language)

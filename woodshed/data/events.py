@@ -1,0 +1,54 @@
+"""What preprocessing tells the world: plain frozen records, as training has its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """The songs are known; work begins."""
+
+    songs: int
+    unchanged: int  # already encoded, left as they are
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One sentence the user should read."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SongDone:
+    """One song went through one step of the work."""
+
+    step: str  # "audio", "text" or "conditions"
+    name: str
+    done: int
+    total: int
+    audio_seconds: float
+
+
+@dataclass(frozen=True)
+class SongFailed:
+    """A song that cannot be used; the others go on."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The dataset is complete."""
+
+    folder: Path
+    encoded: int
+    unchanged: int
+    failed: int
+    audio_seconds: float  # of music encoded now
+    seconds: float  # it took
+
+
+EncodeEvent = Found | Notice | SongDone | SongFailed | Finished
