@@ -41,16 +41,18 @@ def preprocess(settings: PreprocessSettings) -> Iterator[EncodeEvent]:
     yield Found(len(jobs) + len(failures), unchanged, str(work.device), str(work.dtype).removeprefix("torch."))
     yield from map(Notice, work.songs.notices)
     yield from (SongFailed(problem) for failure in failures for problem in failure.problems)
+    is_complete = False
     try:
         if waiting:
             for event in encode_songs(work, waiting):
                 if isinstance(event, SongDone) and event.step == "conditions":
                     good.add(event.name)
                 yield event
+        is_complete = True
     finally:
         kept = [job for job in jobs if job.name in good]
         if kept:
-            _write_manifest(work, kept, is_complete=len(kept) == len(jobs))
+            _write_manifest(work, kept, is_complete=is_complete)
     failed = len(jobs) + len(failures) - len(kept)
     shutil.rmtree(work.output / UNFINISHED, ignore_errors=True)
     if not kept:

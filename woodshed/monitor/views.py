@@ -1,6 +1,6 @@
 """Connects a run's events with everything that shows or stores them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 from woodshed.console import Terminal
@@ -19,7 +19,7 @@ def watch(events: Iterable[Event], settings: TrainSettings, terminal: Terminal) 
     """
     last: Event | None = None
     with ExitStack() as stack:
-        views = [stack.enter_context(TrainingView(terminal))]
+        views: list[Callable[[Event], None]] = [stack.enter_context(TrainingView(terminal))]
         for event in events:
             if isinstance(event, Started):  # only now is the output folder known to be ours
                 views.append(stack.enter_context(Journal(settings.output_dir / "events.jsonl")))

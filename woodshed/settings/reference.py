@@ -9,7 +9,7 @@ from woodshed.settings.declare import Settings, choices_of, declarations, sectio
 from woodshed.settings.flags import default_text, flags_of
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
 
-PAGES = {"woodshed train": TrainSettings, "woodshed preprocess": PreprocessSettings}
+PAGES: dict[str, type[Settings]] = {"woodshed train": TrainSettings, "woodshed preprocess": PreprocessSettings}
 
 
 def settings_tables() -> str:

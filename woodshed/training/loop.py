@@ -120,7 +120,7 @@ def _refuse_non_finite(run: Run, batches: Sequence[Batch], losses: list[float], 
     advice = (
         "float16 is too narrow here: use --precision bf16, or fp32."
         if is_float16
-        else "Lower --learning-rate. If it happened in the first steps, encode that song again, or use --precision fp32."
+        else "Lower --learning-rate. If it came in the first steps, encode that song again, or use --precision fp32."
     )
     raise NonFiniteLossError(f"{what} is not a finite number in step {run.position.step + 1}. {advice}")
 
