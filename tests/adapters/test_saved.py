@@ -156,6 +156,7 @@ def test_what_is_no_adapter_is_said_with_what_was_seen(tmp_path):
         ({"lora_alpha": None}, "has no usable lora_alpha; got None."),
         ({"lora_alpha": True}, "has no usable lora_alpha; got True."),
         ({"lora_alpha": float("nan")}, "has no usable lora_alpha; got nan."),
+        ({"lora_alpha": 10**400}, f"has no usable lora_alpha; got 1{'0' * 400}."),
     ],
 )
 def test_a_config_that_cannot_be_honoured_is_refused(peft_folder, config, said):

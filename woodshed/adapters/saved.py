@@ -7,6 +7,7 @@ libraries that train, so that comparing a file with the adapter in memory means 
 import json
 import math
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -215,7 +216,7 @@ def _read_peft_config(path: Path) -> Callable[[int], float]:
         problems.append(f"{path} is a DoRA, which cannot be read yet.")
     if config.get("alpha_pattern"):
         problems.append(f"{path} has an alpha for each layer (alpha_pattern), which cannot be read yet.")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= sys.float_info.max:
         problems.append(f"{path} has no usable lora_alpha; got {alpha!r}.")
     if problems:
         raise AdapterError(*problems)
