@@ -42,8 +42,8 @@ def encode_waveform(
 ) -> Posterior:
     """Encode a song; the result does not depend on the tiles, up to rounding.
 
-    The waveform is padded with zeros to whole frames first: tiles then begin and end on frames, and no frame is lost
-    where the last tile is short.
+    The waveform is padded with zeros to whole frames first: tiles then begin and end on frames, and none shifts where
+    the last tile is short. The begun frame is dropped again, as the untiled encoder has none for it.
 
     Args:
         vae: on any device, in any precision.
@@ -52,10 +52,10 @@ def encode_waveform(
         overlap_seconds: on either side of a tile; more than the VAE's receptive field.
 
     Returns:
-        T = ceil(S / hop) frames.
+        T = S // hop frames, at least one.
     """
-    hop, rate = hop_of(vae), vae.config.sampling_rate
-    waveform = F.pad(waveform, (0, -waveform.shape[1] % hop))
+    hop, rate, samples = hop_of(vae), vae.config.sampling_rate, waveform.shape[1]
+    waveform = F.pad(waveform, (0, -samples % hop))
     frames = waveform.shape[1] // hop
     overlap = round(overlap_seconds * rate / hop)
     core = round(tile_seconds * rate / hop) - 2 * overlap
@@ -69,4 +69,5 @@ def encode_waveform(
         own = slice(start - seen_from, end - seen_from)
         means.append(posterior.mean[0, :, own].T.float().cpu())
         stds.append(posterior.std[0, :, own].T.float().cpu())
-    return Posterior(torch.cat(means), torch.cat(stds))
+    kept = max(samples // hop, 1)
+    return Posterior(torch.cat(means)[:kept], torch.cat(stds)[:kept])
