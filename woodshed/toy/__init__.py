@@ -1,0 +1,1 @@
+"""A tiny world to try everything in: synthesized songs and random checkpoints in the original layout."""
