@@ -230,8 +230,7 @@ def _add_output(layer: LokrModule, _linear: nn.Module, inputs: tuple[Tensor], ou
     (x,) = inputs
     if not layer.wd:
         return output + _apply_factors(layer, x)
-    with torch.autocast(x.device.type, enabled=False):  # differences of norms drown in bf16
-        delta = _dense_delta(layer, Tensor.float)
+    delta = _dense_delta(layer, Tensor.float)  # a bf16 weight would swallow a small change
     return output + F.linear(x, delta.to(x.dtype))
 
 
