@@ -218,10 +218,10 @@ def test_weight_decomposition_does_not_drown_in_bf16(make_decoder):
     assert 0 < delta.abs().max() < adapter.base_weight(module).abs().mean() / 256
     linear = adapter.layers[module].org_module[0]
     (hook,) = linear._forward_hooks.values()
-    x = torch.randn(64, 32)
+    x = torch.randn(64, 32, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        added = hook(linear, (x,), torch.zeros(64, 32)).float()
-    assert (added - x @ delta.T).norm() < 0.02 * added.norm()
+        added = hook(linear, (x,), torch.zeros_like(x)).float()
+    assert (added - x.float() @ delta.T).norm() < 0.02 * added.norm()
 
 
 def test_seed_base_and_device_of_the_draw(make_decoder, targets):
