@@ -18,22 +18,9 @@ from woodshed.errors import CheckpointError
 from woodshed.models.checkpoints import Checkpoint, find_weight_files
 from woodshed.models.config import read_json, read_vae_config
 from woodshed.models.decoder import Decoder, build_decoder
-from woodshed.models.encoders import ConditionEncoder, TextEncoder, build_text_model, encode_conditions, read_tokenizer
+from woodshed.models.encoders import ConditionEncoder, TextEncoder, build_text_model, read_tokenizer
 from woodshed.models.keys import diffusers_to_original
 from woodshed.models.weights import StoredTensor, check_tensors, fill_module, read_headers
-
-__all__ = [
-    "ConditionEncoder",
-    "Decoder",
-    "TextEncoder",
-    "encode_conditions",
-    "load_condition_encoder",
-    "load_decoder",
-    "load_null_condition",
-    "load_silence",
-    "load_text_encoder",
-    "load_vae",
-]
 
 NULL_CONDITION = "null_condition_emb"
 PARTS = ("decoder.", "encoder.", "tokenizer.", "detokenizer.")  # beginnings of the names in a model's weights
@@ -71,11 +58,9 @@ def _fill_part(module: nn.Module, checkpoint: Checkpoint, part: str, *, dtype: t
     names = {name: f"{part}.{diffusers_to_original(name)}" for name in module.state_dict()}
     if NULL_CONDITION in names:
         names[NULL_CONDITION] = NULL_CONDITION  # the original keeps it beside the encoder, diffusers inside
-    known = set(names.values())
+    known = {*names.values(), NULL_CONDITION}
     unexpected = [
-        name
-        for name in stored
-        if name not in known and name != NULL_CONDITION and (name.startswith(f"{part}.") or not name.startswith(PARTS))
+        name for name in stored if name not in known and (name.startswith(f"{part}.") or not name.startswith(PARTS))
     ]
     _fill(module, names, stored, unexpected, f"the {part} of {checkpoint.folder}", dtype=dtype, device=device)
 
