@@ -82,7 +82,12 @@ def test_wrong_usage_exits_with_two_and_a_hint(run, words, sentence):
 def test_missing_and_bad_settings_exit_with_one_and_all_problems(run):
     code, _, err = run("train", "--rank", "0", "--lr", "nan", "--optimizer-type", "sgd")
     assert code == 1
-    for part in ("rank must be at least 1", "learning_rate must be", "optimizer_type must be one of", "model is required"):
+    for part in (
+        "rank must be at least 1",
+        "learning_rate must be",
+        "optimizer_type must be one of",
+        "model is required",
+    ):
         assert part in err
 
 

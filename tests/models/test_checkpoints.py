@@ -142,7 +142,9 @@ def test_a_missing_shard_is_named(own_root: Path):
         read_checkpoint(own_root / "acestep-v15-xl-turbo")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../acestep-v15-base/model.safetensors"}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../acestep-v15-base/model.safetensors"}}']
+)
 def test_an_index_that_names_no_shards_in_the_folder_is_refused(own_root: Path, text):
     (own_root / "acestep-v15-xl-turbo" / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError):

@@ -18,8 +18,10 @@ from woodshed.errors import DataError
 
 SAMPLE_RATE = 48_000  # of the VAE
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
-STATES_ITS_LENGTH = (".wav", ".flac", ".m4a")  # formats whose header holds the exact length
 CUT_SHORT = 0.98  # a file with less than this share of its stated length is damaged
+OPTIONS = {"format_whitelist": "wav,w64,aiff,caf,mp3,flac,ogg,mov,aac,matroska", "protocol_whitelist": "file"}
+"""What FFmpeg may take a file for. Among the rest are play lists, which would make it open other files."""
+STREAMED = 0x7FFF0000  # a WAV header states at least this many bytes where the writer did not know the size
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,11 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
     with _open(path) as container:
         try:
             for chunk in _resampled(container):
-                chunks.append(chunk)
+                chunks.append(chunk[:2])
                 samples += chunk.shape[1]
                 if limit is not None and samples >= limit:
                     break
-        except av.FFmpegError as error:
+        except (av.FFmpegError, ValueError) as error:  # ValueError: the layout changes in the middle of the file
             at = samples / SAMPLE_RATE
             raise DataError(f"{path} is damaged after {at:.1f} seconds ({_reason(error)}). Replace it.") from error
     if samples == 0:
@@ -77,27 +79,50 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
     if limit is None or samples < limit:
         _refuse_cut_short(path, samples / SAMPLE_RATE)
     sound = np.concatenate(chunks, axis=1)[:, :limit]
-    stereo = np.repeat(sound, 2, axis=0) if len(sound) == 1 else sound[:2]
+    stereo = np.repeat(sound, 2, axis=0) if len(sound) == 1 else sound
     return torch.from_numpy(np.ascontiguousarray(stereo))
 
 
 def _resampled(container: InputContainer) -> Iterator[np.ndarray]:
     """Yield (channels, samples) float32 pieces at 48 kHz, all channels as they are in the file."""
     # Without a layout the resampler keeps the file's own: FFmpeg would otherwise mix surround sound down by itself.
-    resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+    # Interleaved samples ("flt"), because PyAV crashes on frames with eight or more separate channels.
+    resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)
     for frame in container.decode(container.streams.audio[0]):
         frame.pts = None  # gaps in a file's time stamps are not silence
         for piece in resampler.resample(frame):
-            yield piece.to_ndarray()
+            yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T
     for piece in resampler.resample(None):
-        yield piece.to_ndarray()
+        yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T
 
 
 def _refuse_cut_short(path: Path, seconds: float) -> None:
-    if path.suffix.lower() in STATES_ITS_LENGTH:
-        stated = probe(path).seconds
-        if stated is not None and seconds < CUT_SHORT * stated - 0.1:
-            raise DataError(f"{path} is cut short: it says {stated:.1f} seconds and holds {seconds:.1f}. Replace it.")
+    """Refuse a file that holds less than its header says, as a broken download does."""
+    stated = _stated_seconds(path, seconds)
+    if stated is not None and seconds < CUT_SHORT * stated - 0.1:
+        raise DataError(f"{path} is cut short: it says {stated:.1f} seconds and holds {seconds:.1f}. Replace it.")
+
+
+def _stated_seconds(path: Path, seconds: float) -> float | None:
+    """Return the length in the header, None where there is none; FFmpeg's own answer may be what it found or guessed.
+
+    Args:
+        path: the file.
+        seconds: that it holds.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head.startswith(b"RIFF"):
+            stated = int.from_bytes(head[4:8], "little") + 8
+            return seconds * stated / size if size < stated < STREAMED else None
+        if path.suffix.lower() == ".mp3":
+            tag = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+            file.seek(10 + tag if head.startswith(b"ID3") else 0)
+            first_frame = file.read(2048)
+            if not any(mark in first_frame for mark in (b"Xing", b"Info", b"VBRI")):
+                return None  # a guess from the bit rate of the first second
+    return probe(path).seconds
 
 
 @contextmanager
@@ -112,7 +137,8 @@ def _open(path: Path) -> Iterator[InputContainer]:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: it has no bytes. Remove it or replace it.")
     try:
-        container = av.open(str(path))
+        # An absolute path, because FFmpeg takes what stands before a colon in a name for a protocol.
+        container = av.open(str(path.absolute()), options=OPTIONS)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DataError(
             f"{path} is no audio file that can be read ({_reason(error)}). Remove it or replace it."

@@ -3,18 +3,15 @@
 Source: ACE-Step 1.5 inference: the prompt template, the lyric header, and the limits of 256 and 2,048 tokens.
 """
 
+import hashlib
 import math
-import random
 from collections.abc import Sequence
-from typing import Literal
 
-from woodshed.data.songs import Song, TagPosition
+from woodshed.data.songs import PromptSource, Song, TagPosition
 
 INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
 INSTRUMENTAL = "[Instrumental]"
 END_OF_TEXT = "<|endoftext|>"
-
-PromptSource = Literal["caption", "genre"]
 
 
 def prompt_text(caption: str, *, bpm: str, timesignature: str, keyscale: str, seconds: float) -> str:
@@ -56,22 +53,28 @@ def tagged(caption: str, tag: str, position: TagPosition) -> str:
 def prompt_sources(songs: Sequence[Song], genre_ratio: int, seed: int) -> list[PromptSource]:
     """Decide for each song whether its caption or its genre is the prompt.
 
+    A song's own override wins, and what is not known cannot be the prompt. Songs are ranked by a digest of seed and
+    file name, so that one more song does not change the choice for all the others.
+
     Args:
-        songs: in a fixed order.
+        songs: in any order.
         genre_ratio: percent of the songs that use their genre.
         seed: decides which.
     """
-    order = list(range(len(songs)))
-    random.Random(seed).shuffle(order)
-    chosen = set(order[: round(len(songs) * genre_ratio / 100)])
+    ranked = sorted(range(len(songs)), key=lambda index: _rank(seed, songs[index]))
+    chosen = set(ranked[: round(len(songs) * genre_ratio / 100)])
     return [_source(song, index in chosen) for index, song in enumerate(songs)]
 
 
+def _rank(seed: int, song: Song) -> bytes:
+    return hashlib.sha256(f"{seed} {song.path.name}".encode(errors="surrogateescape")).digest()
+
+
 def _source(song: Song, is_chosen: bool) -> PromptSource:
-    """A song's own override wins; a genre that is not known cannot stand in, nor can a caption."""
-    wanted = song.prompt_override if song.prompt_override in ("caption", "genre") else ""
-    use_genre = wanted == "genre" or (is_chosen and not wanted) or not song.caption
-    return "genre" if use_genre and song.genre else "caption"
+    wanted = song.prompt_override or ("genre" if is_chosen else "caption")
+    if wanted == "genre":
+        return "genre" if song.genre else "caption"
+    return "caption" if song.caption else "genre"
 
 
 def song_texts(

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 
 from woodshed import __version__
+from woodshed.data.catalogue import find_songs
 from woodshed.data.dataset import MANIFEST, OUR_RECORD, read_manifest
 from woodshed.data.events import EncodeEvent, Finished, Found, Notice, SongDone, SongFailed
 from woodshed.data.jobs import CONDITIONING, Job, Work, is_done, list_jobs
 from woodshed.data.passes import UNFINISHED, encode_songs
-from woodshed.data.songs import find_songs
 from woodshed.errors import DataError, UserError, collecting
 from woodshed.models.checkpoints import choose_model, find_checkpoints, fingerprint
 from woodshed.models.devices import resolve_device, resolve_precision

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from woodshed.data.conditioning import PromptSource, prompt_sources, song_texts
-from woodshed.data.songs import Song, SongList
+from woodshed.data.conditioning import prompt_sources, song_texts
+from woodshed.data.songs import PromptSource, Song, SongList
 from woodshed.errors import DataError
 from woodshed.models.checkpoints import Checkpoint, CheckpointRoot
 from woodshed.settings.schema import PreprocessSettings
