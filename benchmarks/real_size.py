@@ -3,9 +3,9 @@
     python benchmarks/real_size.py --folder /tmp/real --model 2b --seconds 240 -- --precision bf16
     python benchmarks/real_size.py --folder /tmp/real --suite 2b
 
-The checkpoint is made once in the original layout (2B: one bf16 file of 4.4 GB; XL: float32 shards, 19 GB) and the songs
-are random latents. Everything after `--` goes to `woodshed train`. A suite runs one process per configuration, so that
-each row starts with an empty card. Rows: median of the optimizer steps after the third.
+The checkpoint is made once in the original layout (2B: one bf16 file of 4.4 GB; XL: float32 shards, 19 GB) and the
+songs are random latents. Everything after `--` goes to `woodshed train`. A suite runs one process per configuration,
+so that each row starts with an empty card. Rows: median of the optimizer steps after the third.
 """
 
 import argparse
@@ -87,15 +87,15 @@ def measure(folder: Path, model: str, seconds: int, flags: list[str]) -> dict[st
     }
     typed = flag_layer(build_parser(COMMANDS["train"], show_all=True).parse_args(flags), TrainSettings)
     settings = resolve(TrainSettings, [Layer("benchmark", values), typed]).settings
-    times, losses, taken = [], [], 0
+    times: list[float] = []
+    losses: list[float] = []
     row: dict[str, object] = {"model": model, "seconds": seconds, "flags": " ".join(flags) or "defaults"}
     began = time.monotonic()
-    for event in train(settings, should_stop=lambda: taken >= STEPS):
+    for event in train(settings, should_stop=lambda: len(losses) >= STEPS):
         if isinstance(event, Started):
             row |= {"device": event.device, "precision": event.precision, "parameters": event.trainable_parameters}
             row["load_s"] = round(time.monotonic() - began, 1)
         if isinstance(event, StepDone):
-            taken = event.step
             losses.append(event.loss)
             if event.step > 3:
                 times.append(event.seconds)
