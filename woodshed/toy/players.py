@@ -1,4 +1,4 @@
-"""Other libraries as players of an adapter: what velocity does a model give once they have loaded it?"""
+"""Other libraries as players of an adapter, to ask each which velocity the model gives with it."""
 
 from pathlib import Path
 from typing import Any
