@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 from woodshed.console import Terminal
 from woodshed.data.events import EncodeEvent, Finished, Found, Notice, SongDone, SongFailed
-from woodshed.monitor.progress import duration, progress_bar, time_left
+from woodshed.monitor.progress import LiveBlock, duration, pace, time_left
 
 STEPS = {"audio": "audio to latents", "text": "text to states", "conditions": "states to conditions"}
+LINES_A_STEP = 100  # at most, where every song would be a line
 
 
 def watch_encoding(events: Iterable[EncodeEvent], terminal: Terminal) -> int:
@@ -31,14 +32,15 @@ def watch_encoding(events: Iterable[EncodeEvent], terminal: Terminal) -> int:
 class _EncodingView:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._bar = progress_bar(terminal) if terminal.is_live else None
+        self._block = LiveBlock(terminal) if terminal.is_live else None
         self._step = ""
         self._began = 0.0
-        self._music = 0.0  # seconds of audio that went through the present step
+        self._before = 0  # songs that were through when the step's clock started
+        self._music = 0.0  # seconds of audio that went through the present step since it began
 
     def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._block is not None:
+            self._block.stop()
 
     def show(self, event: EncodeEvent) -> None:
         match event:
@@ -59,21 +61,28 @@ class _EncodingView:
                 self._finish(event)
 
     def _advance(self, event: SongDone) -> None:
+        """Show a song that went through a step; the clock of a step starts with its first song, once all is loaded."""
+        now = time.monotonic()
         if event.step != self._step:
-            self._step, self._began, self._music = event.step, time.monotonic(), 0.0
-            if self._bar is not None:
-                for task in self._bar.task_ids:
-                    self._bar.remove_task(task)
-                self._task = self._bar.add_task(STEPS[event.step], total=event.total, status="")
-                self._bar.start()
-        self._music += event.audio_seconds
-        elapsed = time.monotonic() - self._began
-        left = time_left(event.done, event.total, elapsed)
-        if self._bar is not None:
-            rate = f"{self._music / elapsed:.0f} s of music a second  " if elapsed and event.step == "audio" else ""
-            self._bar.update(self._task, completed=event.done, status=f"{rate}{left} left")
+            self._step, self._began, self._music, self._before = event.step, now, 0.0, event.done
         else:
-            self._terminal.say(f"{STEPS[event.step]} {event.done}/{event.total}  {event.name}  {left} left")
+            self._music += event.audio_seconds
+        status = self._status(event, now - self._began)
+        if self._block is not None:
+            count = f"{event.done:,}/{event.total:,}"
+            self._block.show(STEPS[event.step], event.done, event.total, count, status, event.name)
+        elif _is_worth_a_line(event.done, event.total):
+            parts = (f"{STEPS[event.step]} {event.done}/{event.total}", event.name, status)
+            self._terminal.say("  ".join(part for part in parts if part))
+
+    def _status(self, event: SongDone, elapsed: float) -> str:
+        """Return speed and time left, nothing after the first song of a step."""
+        done = event.done - self._before
+        if not done or not elapsed:
+            return ""
+        music = f"{self._music / elapsed:.0f} s of music a second"
+        speed = music if event.step == "audio" else pace(elapsed / done, "song")
+        return f"{speed}  {time_left(done, event.total - self._before, elapsed)} left"
 
     def _finish(self, event: Finished) -> None:
         music = f" ({duration(event.audio_seconds)} of music)" if event.audio_seconds else ""
@@ -81,3 +90,8 @@ class _EncodingView:
         failed = f", {event.failed} failed" if event.failed else ""
         self._terminal.say(f"{event.encoded} songs encoded{music} in {duration(event.seconds)}{unchanged}{failed}.")
         self._terminal.say(f"The dataset is in {event.folder}")
+
+
+def _is_worth_a_line(done: int, total: int) -> bool:
+    """Tell whether this song moves the count by another hundredth."""
+    return total <= LINES_A_STEP or done * LINES_A_STEP // total > (done - 1) * LINES_A_STEP // total

@@ -1,6 +1,7 @@
 """events.jsonl: every event of a run as one line of JSON, for programs that look at runs."""
 
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -37,9 +38,16 @@ class Journal:
         self._write({"event": type(event).__name__, **asdict(event)})
 
     def _write(self, values: dict[str, Any]) -> None:
-        line = {"time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(line, default=_plain, ensure_ascii=False) + "\n")
+        line = {"time": round(time.time(), 3), **_finite(values)}
+        self._file.write(json.dumps(line, default=_plain, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON cannot write (an overflowed float16 norm) by None, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> str:

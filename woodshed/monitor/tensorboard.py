@@ -6,7 +6,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from woodshed.training.events import EpochDone, Event, Started, StepDone
+from woodshed.training.events import EpochDone, Event, Saved, Started, StepDone
 
 
 class TensorBoard:
@@ -40,6 +40,8 @@ class TensorBoard:
             self._write_step(event)
         elif isinstance(event, EpochDone):
             self._scalar("train/epoch_loss", event.loss, self._step)
+        elif isinstance(event, Saved) and self._writer is not None:
+            self._writer.flush()  # a resume from here cannot draw again what was before
 
     def _write_step(self, event: StepDone) -> None:
         if event.is_logged:
