@@ -40,12 +40,20 @@ class Terminal:
         print(text, flush=True)
 
     def problem(self, text: str) -> None:
-        """Print one line of trouble to standard error."""
-        self.err.print(text, style="red", markup=False, soft_wrap=True)
+        """Print a sentence of trouble to standard error."""
+        _print_sentence(self.err, text, "red")
 
     def hint(self, text: str) -> None:
-        """Print one line of advice."""
-        self.out.print(text, style="yellow", markup=False, soft_wrap=True)
+        """Print a sentence of advice."""
+        _print_sentence(self.out, text, "yellow")
+
+
+def _print_sentence(console: Console, text: str, style: str) -> None:
+    """Break lines between words where people read, never inside one (a path); a pipe gets the sentence as one line."""
+    if console.is_terminal:
+        console.print(text, style=style, markup=False, overflow="ignore", crop=False)
+    else:
+        console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _speak_utf8() -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a polite request: finish the step, save, stop. A second Ctrl-C stops at once."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -10,12 +11,14 @@ from woodshed.console import Terminal
 class Stopper:
     """A context in which the first interrupt sets a flag instead of raising.
 
-    Outside the main thread signals cannot be caught, so there the flag simply stays down.
+    Outside the main thread signals cannot be caught, so there the flag simply stays down. Ctrl-C reaches data workers
+    too, which inherit the handler: there it does nothing, because the run stops them when it ends.
     """
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._was_asked = False
+        self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def is_asked(self) -> bool:
@@ -37,6 +40,8 @@ class Stopper:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is given
+        if os.getpid() != self._process:
+            return
         if self._was_asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._was_asked = True
