@@ -142,3 +142,135 @@ def test_built_in_presets_are_valid_toml_with_a_comment_saying_what_for():
     for text in files.built_in_presets().values():
         assert text.startswith("# ")
         tomllib.loads(text)
+
+
+def test_what_is_remembered_for_the_user_is_kept_beside_what_was_there():
+    files.save_user_settings({"checkpoint_dir": "/models", "bases": {"mine": "turbo"}})
+    files.save_user_settings({"bases": {"other": "sft"}, "last": {"dataset_dir": "C:\\ünï"}})
+    assert files.read_user_settings() == {
+        "checkpoint_dir": "/models",
+        "bases": {"mine": "turbo", "other": "sft"},
+        "last": {"dataset_dir": "C:\\ünï"},
+    }
+    assert files.user_layer(TrainSettings).values == {"checkpoint_dir": "/models"}
+
+
+def test_a_config_folder_that_cannot_be_written_is_a_clear_error(own_config):
+    own_config.write_text("a file where the folder should be")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        files.save_user_settings({"checkpoint_dir": "/models"})
+
+
+def test_a_preset_holds_what_differs_and_lets_the_rest_follow(resolved):
+    assert files.preset_of(resolved()) == {}
+    assert files.preset_of(resolved(rank="16", target_modules="q_proj", checkpoint_dir="/m", log_dir="logs")) == {
+        "rank": 16,
+        "target_modules": ["q_proj"],
+        "log_dir": "logs",
+    }
+    assert files.preset_of(resolved(optimizer_type="prodigy")) == {"optimizer_type": "prodigy"}
+
+
+def test_a_default_chosen_against_what_it_would_follow_is_kept(resolved):
+    chosen = resolved(rank="16", alpha="128", optimizer_type="prodigy", learning_rate="1e-4")
+    values = files.preset_of(chosen)
+    assert values == {"rank": 16, "optimizer_type": "prodigy", "alpha": 128.0, "learning_rate": 1e-4}
+    assert resolved(Layer("preset", values)).settings == chosen.settings
+
+
+def test_a_saved_preset_loads_with_the_same_settings(resolved, own_config):
+    chosen = resolved(rank="16", learning_rate="3e-5", gradient_checkpointing="no", shift="2.5")
+    path = files.save_preset("Mine-1", files.preset_of(chosen))
+    assert path == own_config / "presets" / "Mine-1.toml"
+    assert resolved(files.preset_layer("Mine-1")).settings == chosen.settings
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "CON", "nul", "com1", "a b", "a.toml", "-x", "x" * 65, "ä"])
+def test_a_name_that_is_no_good_file_name_everywhere_is_refused(name, own_config):
+    with pytest.raises(SettingsError, match="A preset cannot be called"):
+        files.save_preset(name, {})
+    assert not own_config.exists()
+
+
+def test_a_taken_name_is_replaced_only_when_asked_whatever_its_case(own_config):
+    files.save_preset("Mine", {"rank": 8})
+    with pytest.raises(SettingsError, match="There is a preset Mine in"):
+        files.save_preset("mine", {"rank": 4})
+    files.save_preset("mine", {"rank": 4}, replace=True)
+    assert [path.name for path in (own_config / "presets").iterdir()] == ["mine.toml"]
+    assert files.preset_values("mine") == {"rank": 4}
+
+
+def test_built_in_presets_are_neither_replaced_nor_deleted():
+    with pytest.raises(SettingsError, match="built-in"):
+        files.save_preset("quick_test", {}, replace=True)
+    with pytest.raises(SettingsError, match="cannot be deleted"):
+        files.delete_preset("quick_test")
+
+
+def test_a_preset_is_deleted_where_it_is_found_first():
+    for place in files.places():
+        files.save_preset("mine", {"rank": 8}, place=place)
+    assert files.delete_preset("mine") == Path("presets") / "mine.toml"
+    assert files.find_presets()["mine"] == "user"
+
+
+@pytest.mark.parametrize("name", ["out.toml", "out.json"])
+def test_an_exported_preset_is_imported_as_it_was(tmp_path, name):
+    files.save_preset("mine", {"rank": 8, "target_modules": ("q_proj", "v_proj")})
+    files.export_preset("mine", tmp_path / name)
+    assert files.read_foreign_preset(tmp_path / name).values == {"rank": 8, "target_modules": ["q_proj", "v_proj"]}
+    with pytest.raises(SettingsError, match="exists already"):
+        files.export_preset("mine", tmp_path / name)
+    files.export_preset("mine", tmp_path / name, replace=True)
+
+
+def side_step(tmp_path, text):
+    path = tmp_path / "foreign.json"
+    path.write_text(text, encoding="utf-8")
+    return files.read_foreign_preset(path)
+
+
+def test_a_side_step_preset_is_read_by_the_names_of_the_flags(tmp_path):
+    found = side_step(
+        tmp_path,
+        '{"rank": 32, "lr": 5e-5, "target-modules": "q_proj, v_proj", "gradient_checkpointing": false,'
+        ' "--warmup-steps": 100, "resume_from": null, "shift": 3.0}',
+    )
+    assert found.values == {
+        "rank": 32,
+        "learning_rate": 5e-5,
+        "target_modules": ["q_proj", "v_proj"],
+        "gradient_checkpointing": False,
+        "shift": 3.0,
+    }
+    assert found.left_out == ("resume_from belongs to one run; it was left out.",)
+
+
+def test_unknown_entries_of_a_foreign_preset_are_named_and_nothing_is_executed(tmp_path):
+    bomb = "__import__('pathlib').Path('boom').touch()"
+    found = side_step(tmp_path, f'{{"rnak": 8, "lr_formula": "{bomb}", "model": "base", "epochs": 5}}')
+    assert found.values == {"epochs": 5}
+    assert found.left_out[0] == "rnak is not a setting; it was left out. Did you mean rank?"
+    assert len(found.left_out) == 3
+    assert not Path("boom").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[1]", "holds no JSON object"),
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"rank": 0, "dropout": 3}', "rank must be at least 1; got 0 .foreign.json."),
+        ('{"rank": {"a": 1}}', "rank must be a whole number"),
+    ],
+)
+def test_a_foreign_preset_that_makes_no_sense_is_refused(tmp_path, text, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        side_step(tmp_path, text)
+
+
+def test_required_settings_can_be_stood_in_for():
+    for kind in (TrainSettings, PreprocessSettings):
+        assert resolve(kind, [files.stand_ins(kind)]).settings
