@@ -313,7 +313,7 @@ class CheckpointingSettings(Settings):
     save_every: int = setting(
         10,
         "Save every N epochs",
-        "Full checkpoint (adapter + optimizer + scheduler); 0 = only at the end.",
+        "Full checkpoint (adapter + optimizer + scheduler); 0 = off: only the final adapter is written.",
         why="Lower for safety on long runs, higher to save disk space.",
         section="Logging & Checkpoints",
         tier="basic",
@@ -346,6 +346,14 @@ class CheckpointingSettings(Settings):
         why="Limit the disk space of long runs.",
         section="Logging & Checkpoints",
         at_least=0,
+    )
+    keep_best: bool = setting(
+        False,
+        "Keep best checkpoint",
+        "Keep the checkpoint with the lowest held-out loss, however old it is.",
+        why="The last epoch of a long run is seldom the best one.",
+        section="Logging & Checkpoints",
+        coming="Keeping the best checkpoint needs a held-out loss, which is not built yet; leave keep_best off.",
     )
 
 
