@@ -134,8 +134,10 @@ def test_a_setting_whose_effect_is_not_built_yet_is_refused_when_changed(resolve
     [
         ({"target_modules": ""}, "target_modules must name at least one projection"),
         ({"lokr_factor": "0"}, "lokr_factor must be -1 (automatic) or at least 1; got 0."),
-        ({"shift": "-2"}, "shift must be more than 0, or auto; got -2."),
-        ({"num_inference_steps": "0"}, "num_inference_steps must be more than 0, or auto; got 0."),
+        ({"shift": "-2"}, "shift must be more than 0 and finite, or auto; got -2."),
+        ({"shift": "nan"}, "shift must be more than 0 and finite, or auto; got nan."),
+        ({"shift": "inf"}, "shift must be more than 0 and finite, or auto; got inf."),
+        ({"num_inference_steps": "0"}, "num_inference_steps must be more than 0 and finite, or auto; got 0."),
     ],
 )
 def test_contradictions_are_refused(resolved, flags, sentence):

@@ -3,6 +3,7 @@
 Pure functions over settings, used alike by the command line, the review before a run, and the docs.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +59,10 @@ def _whole_number(value: Any) -> int | None:
 
 
 def inert(settings: TrainSettings) -> dict[str, str]:
-    """Return the settings that cannot have an effect in this combination, each with the reason."""
+    """Return the settings that cannot have an effect in this combination, each with the reason.
+
+    What depends on the machine or the dataset is known only where `device` and `keep_in_memory` are not auto.
+    """
     return (
         _inert_adapter(settings) | _inert_training(settings) | _inert_loading(settings) | _inert_bookkeeping(settings)
     )
@@ -93,14 +97,25 @@ def _inert_training(settings: TrainSettings) -> dict[str, str]:
 
 def _inert_loading(settings: TrainSettings) -> dict[str, str]:
     reasons: dict[str, str] = {}
-    if settings.num_workers == 0 or settings.keep_in_memory == "yes":
-        why = "there are no workers" if settings.num_workers == 0 else "the dataset is kept in memory"
+    why = _why_no_workers(settings)
+    if why:
         reasons["prefetch_factor"] = reasons["persistent_workers"] = why
         if settings.num_workers:
             reasons["num_workers"] = why
-    if settings.device == "cpu":
-        reasons["pin_memory"] = "the CPU reads its own memory"
+    elif settings.epochs == 1:
+        reasons["persistent_workers"] = "there is only one epoch"
+    if settings.device != "auto" and not settings.device.startswith("cuda"):
+        reasons["pin_memory"] = "only copies to a CUDA card gain from it"
     return reasons
+
+
+def _why_no_workers(settings: TrainSettings) -> str:
+    """Return why no process reads ahead, or nothing where some do."""
+    if settings.num_workers == 0:
+        return "there are no workers"
+    if settings.keep_in_memory == "yes":
+        return "the dataset is kept in memory"
+    return "on Windows songs are read without workers" if sys.platform == "win32" else ""
 
 
 def _inert_bookkeeping(settings: TrainSettings) -> dict[str, str]:
@@ -125,8 +140,6 @@ def remarks(settings: TrainSettings) -> list[str]:
             f"A learning rate of {settings.learning_rate:g} is far above the usual 5e-5 to 3e-4 for "
             f"{settings.optimizer_type}."
         )
-    if settings.adapter_type == "lokr" and settings.bias == "lora_only":
-        said.append("Bias mode lora_only trains the biases of adapted layers; the default targets have none.")
     return said
 
 
@@ -139,6 +152,6 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append("lokr_factor must be -1 (automatic) or at least 1; got 0.")
     for name in ("shift", "num_inference_steps"):
         value = getattr(settings, name)
-        if value != "auto" and value <= 0:
-            found.append(f"{name} must be more than 0, or auto; got {value:g}.")
+        if value != "auto" and not 0 < value < math.inf:
+            found.append(f"{name} must be more than 0 and finite, or auto; got {value:g}.")
     return found

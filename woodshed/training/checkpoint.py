@@ -10,11 +10,12 @@ Random generators are not saved: every draw is a function of (seed, epoch, song)
 """
 
 import hashlib
+import itertools
 import json
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ MAY_CHANGE_SILENTLY = (
     "save_every",
     "log_every",
     "keep_last",
+    "keep_best",
     "log_dir",
     "log_heavy_every",
     "sample_every_n_epochs",
@@ -91,8 +93,13 @@ class ResumePoint:
     songs: int
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scaling
 
-    def refuse_misfit(self, settings: TrainSettings, *, model: str, fingerprint: str) -> None:
+    def refuse_misfit(self, settings: TrainSettings, *, model: str, fingerprint: str, songs: int | None) -> None:
         """Stop when this checkpoint cannot continue with these settings.
+
+        Args:
+            settings: of the run that wants to continue.
+            model, fingerprint: of its model.
+            songs: in its dataset; None when that cannot be opened.
 
         Raises:
             UserError: naming everything that differs.
@@ -112,6 +119,11 @@ class ResumePoint:
                 for name in ("batch_size", "gradient_accumulation", "seed")
                 if self.settings.get(name) != now[name]
             ]
+            if songs not in (None, self.songs):
+                problems.append(
+                    f"{self.folder} stopped in the middle of an epoch over {self.songs} songs; finish that epoch with "
+                    f"the same songs instead of {songs}."
+                )
         done = self.position.epoch - 1
         if settings.epochs <= done:
             problems.append(
@@ -120,7 +132,7 @@ class ResumePoint:
         if problems:
             raise UserError(*problems)
 
-    def differences(self, settings: TrainSettings) -> list[str]:
+    def differences(self, settings: TrainSettings, *, songs: int) -> list[str]:
         """Return what this run changes about the one it continues, as sentences for the user."""
         now = settings.model_dump(mode="json")
         said = [
@@ -129,6 +141,8 @@ class ResumePoint:
             if name not in (*MUST_MATCH, *MAY_CHANGE_SILENTLY, "epochs")
             and self.settings.get(name, now[name]) != now[name]
         ]
+        if songs != self.songs:
+            said.append(f"Resuming with {songs} songs instead of {self.songs}.")
         before = self.settings.get("epochs")
         if before != now["epochs"]:
             said.append(
@@ -236,14 +250,32 @@ def _resume_folder(given: Path, output: Path) -> Path:
 
 def list_checkpoints(output: Path) -> list[Path]:
     """Return the complete checkpoint folders of a run, oldest first."""
-    found = []
+    return [path for _, path in sorted(_placed_checkpoints(output))]
+
+
+def _placed_checkpoints(output: Path) -> Iterator[tuple[tuple[int, bool, int], Path]]:
+    """Yield each complete checkpoint folder with its place in the run."""
     for path in output.glob("checkpoint-epoch-*"):
         match = _CHECKPOINT_NAME.fullmatch(path.name)
         if match and (path / "resume" / "state.json").is_file():
             epoch, step = int(match[1]), match[2]
             # A whole epoch comes after every interrupted step inside it.
-            found.append(((epoch, step is None, int(step or 0)), path))
-    return [path for _, path in sorted(found)]
+            yield (epoch, step is None, int(step or 0)), path
+
+
+def set_aside_newer(output: Path, point: ResumePoint) -> list[Path]:
+    """Rename the checkpoints that lie ahead of where a run continues; return their new names.
+
+    Left in place, they would be what `latest` means and what `keep_last` keeps, in the stead of those to come.
+    """
+    position = point.position
+    place = (position.epoch, False, position.step) if position.steps_in_epoch else (position.epoch - 1, True, 0)
+    renamed = []
+    for found, path in sorted(_placed_checkpoints(output)):
+        if found > place:
+            names = (path.with_name(f"{path.name}-superseded-{number}") for number in itertools.count(1))
+            renamed.append(path.rename(next(name for name in names if not name.exists())))
+    return renamed
 
 
 def read_resume_point(folder: Path) -> ResumePoint:

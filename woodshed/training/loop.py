@@ -19,7 +19,7 @@ from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
 from woodshed.storage import whole_folder, write_text
-from woodshed.training.checkpoint import Position
+from woodshed.training.checkpoint import Position, set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
@@ -89,11 +89,12 @@ def take_step(run: Run, batches: Sequence[Batch], *, with_module_norms: bool = F
     _refuse_non_finite(run, batches, loss_values, norm)
     scale = run.scaler.get_scale()
     set_learning_rate(run.optimizer, learning_rate(run, run.position.step))
+    rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     was_skipped = run.scaler.get_scale() < scale
-    return StepResult(loss_values, frames, norm, effective_learning_rate(run.optimizer), was_skipped, module_norms)
+    return StepResult(loss_values, frames, norm, rate, was_skipped, module_norms)
 
 
 def learning_rate(run: Run, step: int) -> float:
@@ -117,12 +118,17 @@ def _refuse_non_finite(run: Run, batches: Sequence[Batch], losses: list[float], 
     if not bad and math.isfinite(norm):
         return
     what = f"The loss of {', '.join(bad)}" if bad else f"The gradient of {', '.join(names)}"
-    advice = (
-        "float16 is too narrow here: use --precision bf16, or fp32."
-        if is_float16
-        else "Lower --learning-rate. If it came in the first steps, encode that song again, or use --precision fp32."
+    raise NonFiniteLossError(
+        f"{what} is not a finite number in step {run.position.step + 1}. {_finite_loss_advice(run.preflight.dtype)}"
     )
-    raise NonFiniteLossError(f"{what} is not a finite number in step {run.position.step + 1}. {advice}")
+
+
+def _finite_loss_advice(dtype: torch.dtype) -> str:
+    """Return what to try against a loss that is no number in this precision."""
+    if dtype == torch.float16:
+        return "float16 is too narrow here: use --precision bf16, or fp32."
+    wider = "" if dtype == torch.float32 else ", or use --precision fp32"
+    return f"Lower --learning-rate. If it came in the first steps, encode that song again{wider}."
 
 
 def _module_grad_norms(run: Run) -> dict[str, float]:
@@ -159,10 +165,12 @@ def train(
     preflight = check(settings)
     run = load_run(preflight)
     settings.output_dir.mkdir(parents=True, exist_ok=True)
+    superseded = set_aside_newer(settings.output_dir, preflight.resume) if preflight.resume else []
     known = Resolved(settings, origins or dict.fromkeys(type(settings).model_fields, "given"))
     write_text(settings.output_dir / "run.toml", run_file_text(known))
     yield _started(run)
     yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
+    yield from (Notice(f"Set aside {path}: it lies ahead of where this run continues.") for path in superseded)
     try:
         yield from _epochs(run, should_stop)
     except (NonFiniteLossError, torch.OutOfMemoryError) as error:
@@ -296,5 +304,7 @@ def _out_of_memory_advice(preflight: Preflight) -> str:
         ways.append("--gradient-checkpointing")
     if settings.batch_size > 1:
         ways.append("--batch-size 1")
-    ways += [f"--rank {max(settings.rank // 2, 1)}", "shorter songs (woodshed preprocess --max-duration)"]
+    if settings.adapter_type == "lora" and settings.rank > 1:
+        ways.append(f"--rank {settings.rank // 2}")
+    ways.append("shorter songs (woodshed preprocess --max-duration)")
     return f"{describe_device(preflight.device)} ran out of memory. Try, in this order: {', '.join(ways)}."

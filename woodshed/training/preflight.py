@@ -1,19 +1,21 @@
 """Everything that can be known to be wrong before a model is loaded, found in one go."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from woodshed.adapters.lokr import LokrSettings, describe_lokr
+from woodshed.adapters.lokr import LokrDescription, LokrSettings, describe_lokr
 from woodshed.adapters.targets import decoder_linear_shapes, resolve_targets
+from woodshed.data.batches import MEMORY_LIMIT
 from woodshed.data.dataset import SongDataset, open_dataset
 from woodshed.errors import UserError, collecting
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints, fingerprint
 from woodshed.models.devices import resolve_device, resolve_precision
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
-from woodshed.training.checkpoint import ResumePoint, find_resume_point
+from woodshed.training.checkpoint import Position, ResumePoint, find_resume_point
 from woodshed.training.optimizers import require_optimizer
 
 
@@ -24,14 +26,22 @@ class Plan:
     songs: int
     batches_per_epoch: int
     steps_per_epoch: int  # optimizer steps; the last one of an epoch may hold fewer songs
-    total_steps: int
+    total_steps: int  # of the whole run, with those done before a resume
 
     @classmethod
-    def of(cls, songs: int, settings: TrainSettings) -> "Plan":
-        """Count batches and optimizer steps for a dataset of `songs` songs."""
+    def of(cls, songs: int, settings: TrainSettings, done: Position | None = None) -> "Plan":
+        """Count batches and optimizer steps for a dataset of `songs` songs.
+
+        Args:
+            songs: how many there are now.
+            settings: of this run.
+            done: where a resumed run goes on; its finished epochs may have had other steps than those to come.
+        """
         batches = math.ceil(songs / settings.batch_size)
         steps = math.ceil(batches / settings.gradient_accumulation)
-        return cls(songs, batches, steps, steps * settings.epochs)
+        done = done or Position()
+        before = done.step - done.steps_in_epoch
+        return cls(songs, batches, steps, before + steps * (settings.epochs - done.epoch + 1))
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,9 @@ class Preflight:
     device: torch.device
     dtype: torch.dtype
     targets: dict[str, tuple[int, int]]  # original module names with (out, in) of their weights
+    adapter_parameters: int  # trainable numbers of the adapter, without biases
+    is_resident: bool  # whether the songs stay in memory, so that no workers run
+    inert: Mapping[str, str]  # settings that do nothing in this run, each with the reason
     plan: Plan
     resume: ResumePoint | None
     notices: tuple[str, ...]
@@ -99,7 +112,8 @@ def check(settings: TrainSettings) -> Preflight:
             )
     if resume is not None and checkpoint is not None:
         with collecting(problems):
-            resume.refuse_misfit(settings, model=checkpoint.name, fingerprint=digest)
+            songs = None if dataset is None else len(dataset)
+            resume.refuse_misfit(settings, model=checkpoint.name, fingerprint=digest, songs=songs)
     if problems:
         raise UserError(*problems)
     assert device is not None
@@ -107,32 +121,65 @@ def check(settings: TrainSettings) -> Preflight:
     assert checkpoint is not None
     assert dataset is not None
     assert targets is not None
-    plan = Plan.of(len(dataset), settings)
+    plan = Plan.of(len(dataset), settings, resume.position if resume else None)
+    is_resident = _stays_in_memory(settings, dataset)
+    lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
     notices = (
         *dataset.notices,
         *rules.remarks(settings),
-        *_adapter_notices(settings, targets),
+        *(_lokr_notices(lokr) if lokr else ()),
         *_plan_notices(settings, plan, resume),
     )
-    return Preflight(settings, checkpoint, digest, dataset, device, dtype, targets, plan, resume, notices)
+    return Preflight(
+        settings=settings,
+        checkpoint=checkpoint,
+        fingerprint=digest,
+        dataset=dataset,
+        device=device,
+        dtype=dtype,
+        targets=targets,
+        adapter_parameters=lokr.num_parameters if lokr else settings.rank * sum(map(sum, targets.values())),
+        is_resident=is_resident,
+        inert=_inert(settings, device, lokr, is_resident=is_resident),
+        plan=plan,
+        resume=resume,
+        notices=notices,
+    )
 
 
-def _adapter_notices(settings: TrainSettings, targets: dict[str, tuple[int, int]]) -> list[str]:
+def _stays_in_memory(settings: TrainSettings, dataset: SongDataset) -> bool:
+    """Tell what `keep_in_memory` comes to with this dataset."""
+    if settings.keep_in_memory == "auto":
+        return dataset.size_in_bytes() <= MEMORY_LIMIT
+    return settings.keep_in_memory == "yes"
+
+
+def _inert(
+    settings: TrainSettings, device: torch.device, lokr: LokrDescription | None, *, is_resident: bool
+) -> dict[str, str]:
+    """Return the settings that do nothing, now that device, dataset and layers are known."""
+    known = settings.model_copy(update={"device": str(device), "keep_in_memory": "yes" if is_resident else "no"})
+    return rules.inert(known) | (dict(lokr.inert) if lokr else {})
+
+
+def _lokr_notices(lokr: LokrDescription) -> list[str]:
     """Say what a LoKr comes to on these layers, and which of its settings do nothing there."""
-    if settings.adapter_type != "lokr":
-        return []
-    described = describe_lokr(targets, lokr_settings(settings))
-    idle = [f"{name} has no effect: {reason}." for name, reason in described.inert.items()]
-    return [f"LoKr: {'; '.join(described.lines())}.", *idle]
+    idle = [f"{name} has no effect: {reason}." for name, reason in lokr.inert.items()]
+    return [f"LoKr: {'; '.join(lokr.lines())}.", *idle]
 
 
 def _plan_notices(settings: TrainSettings, plan: Plan, resume: ResumePoint | None) -> list[str]:
     said: list[str] = []
+    if settings.batch_size > plan.songs or settings.gradient_accumulation > plan.batches_per_epoch:
+        said.append(
+            f"An epoch has {plan.songs} songs, fewer than batch_size {settings.batch_size} x gradient_accumulation "
+            f"{settings.gradient_accumulation} asks for: each epoch is a single step over all of them."
+        )
     if settings.scheduler_type != "constant" and settings.warmup_steps >= plan.total_steps:
         said.append(
             f"The warm-up of {settings.warmup_steps} steps is not shorter than the whole run of {plan.total_steps} "
             f"steps: the learning rate never reaches its peak. Consider --warmup-steps {plan.total_steps // 10}."
         )
     if resume is not None:
-        said += resume.differences(settings)
+        said += resume.differences(settings, songs=plan.songs)
     return said

@@ -202,7 +202,7 @@ def _loader(preflight: Preflight) -> BatchLoader:
         pin_memory=settings.pin_memory,
         prefetch_factor=settings.prefetch_factor,
         persistent_workers=settings.persistent_workers,
-        keep_in_memory=settings.keep_in_memory,
+        keep_in_memory="yes" if preflight.is_resident else "no",
         device_type=preflight.device.type,
     )
 
@@ -220,22 +220,39 @@ def precision_name(dtype: torch.dtype) -> str:
 
 
 def choices_made(preflight: Preflight, origins: Mapping[str, str]) -> list[str]:
-    """Return one line per choice that was made for the user because a setting said auto or follows another."""
+    """Return one line per choice that was made for the user, and one per choice of the user's that does nothing.
+
+    What a LoKr makes of its own settings is among the preflight's notices, whether the user changed them or not.
+    """
+    settings, idle = preflight.settings, preflight.inert
+    said = _autos(preflight)
+    said += [
+        f"{name}: {getattr(settings, name)} ({origin})"
+        for name, origin in origins.items()
+        if origin in rules.FOLLOWED and name not in idle
+    ]
+    chosen = [name for name, origin in origins.items() if origin not in ("default", "given", *rules.FOLLOWED)]
+    said += [
+        f"{name} has no effect: {idle[name]}."
+        for name in chosen
+        if name in idle
+        and getattr(settings, name) != default_of(name)
+        and not (settings.adapter_type == "lokr" and name.startswith("lokr_"))
+    ]
+    return said
+
+
+def _autos(preflight: Preflight) -> list[str]:
+    """Return what became of the settings that say auto."""
     settings = preflight.settings
     said = []
     if settings.device == "auto":
         said.append(f"device: auto -> {describe_device(preflight.device)}")
     if settings.precision == "auto":
         said.append(f"precision: auto -> {precision_name(preflight.dtype)} ({preflight.device.type})")
-    said += [
-        f"{name}: {getattr(settings, name)} (goes with {why})" for name, why in origins.items() if why == "prodigy"
-    ]
-    idle = rules.inert(settings)
-    said += [
-        f"{name} has no effect: {idle[name]}."
-        for name, origin in origins.items()
-        if name in idle and origin not in ("default", "given") and getattr(settings, name) != default_of(name)
-    ]
+    if settings.keep_in_memory == "auto":
+        idle = f"; {settings.num_workers} workers stay idle" if preflight.is_resident and settings.num_workers else ""
+        said.append(f"keep_in_memory: auto -> {'yes' if preflight.is_resident else 'no'}{idle}")
     return said
 
 
