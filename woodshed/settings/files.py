@@ -245,7 +245,8 @@ def save_preset(name: str, values: Mapping[str, Any], *, place: Place = "user", 
 def preset_text(values: Mapping[str, Any]) -> str:
     """Return a preset as TOML."""
     said = f"# A preset for `woodshed train`, written by Woodshed {__version__}: only what differs from the defaults.\n"
-    return said + tomli_w.dumps({name: _plain(value) for name, value in values.items()})
+    table: str = tomli_w.dumps({name: _plain(value) for name, value in values.items()})
+    return said + table
 
 
 def delete_preset(name: str) -> Path:
