@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from rich.console import Console
 
 from woodshed.console import Terminal
 
@@ -40,3 +41,37 @@ def test_names_that_the_code_page_lacks_do_not_crash(monkeypatch, text):
     terminal.data(text)
     stream.flush()
     assert stream.buffer.getvalue()
+
+
+SENTENCE = "A setting that cannot be used, with the reason why, and what to do instead of it, in one long sentence."
+
+
+@pytest.fixture
+def narrow():
+    """A terminal of 40 columns whose output can be read."""
+    terminal = Terminal()
+    terminal.out = terminal.err = Console(file=io.StringIO(), force_terminal=True, width=40, color_system=None)
+    return terminal
+
+
+@pytest.mark.parametrize("speak", [Terminal.hint, Terminal.problem])
+def test_on_a_terminal_sentences_break_between_words_and_never_inside_a_path(narrow, speak):
+    path = "/a/very/long/folder/name/that/is/longer/than/the/terminal/is/wide/song.wav"
+    speak(narrow, f"{SENTENCE} {path} {SENTENCE}")
+    lines = [line.rstrip() for line in narrow.out.file.getvalue().splitlines()]
+    assert " ".join(lines) == f"{SENTENCE} {path} {SENTENCE}"
+    assert [line for line in lines if len(line) > 40] == [path]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_in_a_pipe_a_sentence_is_one_line(plain, capsys):
+    terminal = Terminal(plain=plain)
+    terminal.hint(SENTENCE * 3)
+    terminal.problem(SENTENCE * 3)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (SENTENCE * 3 + "\n", SENTENCE * 3 + "\n")
+
+
+def test_a_result_is_never_broken_so_that_it_can_be_copied(narrow):
+    narrow.say("woodshed train " + "--flag value " * 9)
+    assert narrow.out.file.getvalue().count("\n") == 1

@@ -44,3 +44,18 @@ def test_in_another_thread_the_flag_stays_down():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_data_worker_that_inherits_the_handlers_stays_silent_and_alive(capfd):
+    """Ctrl-C reaches the whole group of processes: a worker must neither say so again nor die of a second one."""
+    with Stopper(Terminal(plain=True)) as stopper:
+        child = os.fork()
+        if child == 0:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+            os._exit(7)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 7
+        assert not stopper.is_asked()
+    assert capfd.readouterr() == ("", "")

@@ -4,6 +4,8 @@ Colour and cursor movement are used only on a real terminal and never with `--pl
 """
 
 import sys
+import textwrap
+from functools import partial
 
 from rich.console import Console
 
@@ -51,9 +53,9 @@ class Terminal:
 def _print_sentence(console: Console, text: str, style: str) -> None:
     """Break lines between words where people read, never inside one (a path); a pipe gets the sentence as one line."""
     if console.is_terminal:
-        console.print(text, style=style, markup=False, overflow="ignore", crop=False)
-    else:
-        console.print(text, style=style, markup=False, soft_wrap=True)
+        fit = partial(textwrap.fill, width=console.width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(map(fit, text.splitlines()))
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _speak_utf8() -> None:

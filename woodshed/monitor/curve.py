@@ -1,5 +1,7 @@
 """A whole run's loss as one line of text."""
 
+from itertools import pairwise
+
 BARS = "▁▂▃▄▅▆▇█"
 MOST_POINTS = 96  # kept, however long the run is
 
@@ -24,7 +26,7 @@ class LossCurve:
             self._values_in_a_point *= 2
 
     def draw(self, width: int) -> str:
-        """Return at most `width` bars, from the first value to the latest; nothing while a curve would have no shape."""
+        """Return at most `width` bars, from the first value to the latest; nothing while there is only one."""
         points = _merged(self._means, width) if len(self._means) > width else self._means
         if len(points) < 2:
             return ""
@@ -36,7 +38,7 @@ class LossCurve:
 def _merged(points: list[float], count: int) -> list[float]:
     """Return `count` means of neighbouring points."""
     edges = [round(index * len(points) / count) for index in range(count + 1)]
-    return [_mean(points[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    return [_mean(points[start:end]) for start, end in pairwise(edges)]
 
 
 def _mean(values: list[float]) -> float:

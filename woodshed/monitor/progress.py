@@ -83,7 +83,7 @@ class LiveBlock:
         for text in texts:
             text.no_wrap, text.overflow = True, "ellipsis"
         self._live.update(Group(row, *texts))
-        self._live.start()
+        self._live.start(refresh=True)  # does nothing when it has started
 
     def stop(self) -> None:
         """Take the block off the screen."""
