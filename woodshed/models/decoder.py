@@ -17,7 +17,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.ace_step_transformer import AceStepTimestepEmbedding
 from diffusers.utils.peft_utils import apply_lora_scale
-from torch import Tensor
+from torch import Tensor, nn
 
 from woodshed.models.attention import WindowedAttnProcessor, padding_bias, window_bias
 from woodshed.models.config import ModelConfig
@@ -35,6 +35,14 @@ class Decoder(AceStepTransformer1DModel):  # type: ignore[misc] # the library ha
         for layer in self.layers:
             layer.self_attn.set_processor(WindowedAttnProcessor())
             layer.cross_attn.set_processor(WindowedAttnProcessor())
+
+    def to(self, *args: Any, **kwargs: Any) -> "Decoder":
+        """Move or cast as every torch module does.
+
+        The library's version warns at every cast that some layers should stay float32, and then lists none: what has to
+        be computed in float32 here is so whatever the weights are.
+        """
+        return nn.Module.to(self, *args, **kwargs)
 
     @apply_lora_scale("attention_kwargs")  # type: ignore[untyped-decorator]
     def forward(
