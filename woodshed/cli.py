@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from woodshed import __version__
-from woodshed.commands import demo, models, preprocess, presets, train
+from woodshed.commands import demo, generate, models, preprocess, presets, train
 from woodshed.commands.command import INTERRUPTED, Command
 from woodshed.console import Terminal
 from woodshed.errors import UserError
@@ -99,7 +99,14 @@ def _overview() -> str:
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for command in (demo.COMMAND, preprocess.COMMAND, train.COMMAND, models.COMMAND, presets.COMMAND)
+    for command in (
+        demo.COMMAND,
+        preprocess.COMMAND,
+        train.COMMAND,
+        generate.COMMAND,
+        models.COMMAND,
+        presets.COMMAND,
+    )
 }
 
 if __name__ == "__main__":

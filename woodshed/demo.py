@@ -25,7 +25,7 @@ from woodshed.models.load import load_decoder, load_null_condition, load_vae
 from woodshed.monitor.progress import duration
 from woodshed.monitor.views import watch
 from woodshed.sampling.sampler import Guidance, draw_noise, sample_latents, timesteps
-from woodshed.sampling.waveform import decode_latents, write_wav
+from woodshed.sampling.waveform import decode_latents, write_sound
 from woodshed.settings.resolve import Layer, Resolved, resolve
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
 from woodshed.storage import write_text
@@ -200,6 +200,6 @@ def _listen(folder: Path, checkpoint: Checkpoint, terminal: Terminal) -> None:
             null_condition=null,
             guidance=Guidance(3.0),
         )
-        write_wav(folder / f"{name}.wav", decode_latents(vae, latents[0]))
+        write_sound(folder / f"{name}.wav", decode_latents(vae, latents[0]))
         distance = (latents[0] - song["target_latents"]).square().mean().sqrt().item()
         terminal.say(f"   {name}.wav: latents {distance:.3f} away from the song that was asked for")

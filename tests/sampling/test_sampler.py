@@ -7,7 +7,15 @@ import torch
 
 from woodshed.models.checkpoints import choose_model, find_checkpoints
 from woodshed.models.load import load_decoder, load_null_condition
-from woodshed.sampling.sampler import Guidance, draw_noise, sample_latents, timesteps, turbo_timesteps
+from woodshed.sampling.sampler import (
+    Guidance,
+    draw_noise,
+    plan_timesteps,
+    sample_latents,
+    timesteps,
+    turbo_timesteps,
+    walk,
+)
 from woodshed.training.timesteps import TURBO_TIMESTEPS
 
 CPU = torch.device("cpu")
@@ -73,6 +81,29 @@ def test_guided_sampling_equals_the_originals(golden, read_golden, model_of, var
         decoder, timesteps=steps, null_condition=null, guidance=Guidance(scale, interval), **inputs_of(stored)
     )
     assert_close(latents, stored[f"sample/{case}/final"])
+
+
+@pytest.mark.parametrize("case", ["ode10_cfg7_apg", "ode10_nocfg"])
+def test_every_step_of_a_walk_equals_the_originals(read_golden, model_of, case):
+    decoder, null = model_of("base")
+    stored = read_golden("dit_base")
+    walked = walk(
+        decoder,
+        timesteps=stored[f"sample/{case}/timesteps"].tolist(),
+        null_condition=null,
+        guidance=Guidance(7.0 if "cfg7" in case else 1.0),
+        **inputs_of(stored),
+    )
+    for found, expected in zip(
+        [inputs_of(stored)["noise"], *walked], stored[f"sample/{case}/x_per_step"], strict=False
+    ):
+        assert_close(found[0], expected)
+
+
+def test_turbo_models_snap_to_their_tables_in_eight_steps_only():
+    assert plan_timesteps(8, 2.6, is_turbo=True) == turbo_timesteps(3.0)
+    assert plan_timesteps(8, 2.6, is_turbo=False) == timesteps(8, 2.6)
+    assert plan_timesteps(12, 2.6, is_turbo=True) == timesteps(12, 2.6)
 
 
 def test_the_turbo_table_is_the_one_that_vanilla_training_uses():

@@ -6,8 +6,10 @@ Source: ACE-Step 1.5 inference. Turbo walks a fixed table of timesteps without g
 shifted line with adaptive projected guidance (Sadat et al. 2024, https://arxiv.org/abs/2410.02416).
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +32,13 @@ def timesteps(steps: int, shift: float) -> list[float]:
     """Return falling timesteps from 1, without the final 0: s u / (1 + (s - 1) u) of evenly spaced u."""
     even = (1 - index / steps for index in range(steps))
     return [shift * u / (1 + (shift - 1) * u) for u in even]
+
+
+def plan_timesteps(steps: int, shift: float, *, is_turbo: bool) -> list[float]:
+    """Return the timesteps of a model: turbo in its own number of steps knows its three tables only."""
+    if is_turbo and steps == TURBO_STEPS:
+        return turbo_timesteps(shift)
+    return timesteps(steps, shift)
 
 
 @dataclass
@@ -68,7 +77,7 @@ def _orthogonal(vectors: Tensor, to: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sample_latents(
+def walk(
     decoder: Decoder,
     *,
     conditions: Tensor,
@@ -77,7 +86,7 @@ def sample_latents(
     timesteps: Sequence[float],
     null_condition: Tensor | None = None,
     guidance: Guidance | None = None,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Walk from noise to latents by Euler steps.
 
     Args:
@@ -89,8 +98,8 @@ def sample_latents(
         null_condition: (1, 1, E), needed for guidance.
         guidance: None for turbo models.
 
-    Returns:
-        (B, T, C) float32.
+    Yields:
+        (B, T, C) float32 after each step; the last are the song's latents.
     """
     dtype = decoder.dtype
     latents = noise.float()
@@ -102,7 +111,12 @@ def sample_latents(
             empty = null_condition.expand_as(conditions)
             velocity = guidance(velocity, _velocity(decoder, latents, t, empty, context, dtype))
         latents = latents - velocity * (t - following)
-    return latents
+        yield latents
+
+
+def sample_latents(decoder: Decoder, **inputs: Any) -> Tensor:
+    """Return where `walk`, which takes the same arguments, ends."""
+    return deque(walk(decoder, **inputs), maxlen=1)[0]
 
 
 def _velocity(

@@ -78,7 +78,7 @@ def _add_flag(group: Any, name: str, field: FieldInfo, *, is_shown: bool) -> Non
             "|".join(choices) if choices else (said.unit or name).split("_")[-1].upper().replace(" ", "_")
         )
         if isinstance(field.default, tuple):
-            options["nargs"] = "+"
+            options |= {"nargs": "+", "action": "extend"}  # the flag may be given again for more
     group.add_argument(*flags_of(name, field), **options)
 
 

@@ -7,9 +7,14 @@ import json
 
 from woodshed.settings.declare import Settings, choices_of, declarations, sections
 from woodshed.settings.flags import default_text, flags_of
-from woodshed.settings.schema import PreprocessSettings, TrainSettings
+from woodshed.settings.schema import EstimateSettings, GenerateSettings, PreprocessSettings, TrainSettings
 
-PAGES: dict[str, type[Settings]] = {"woodshed train": TrainSettings, "woodshed preprocess": PreprocessSettings}
+PAGES: dict[str, type[Settings]] = {
+    "woodshed train": TrainSettings,
+    "woodshed preprocess": PreprocessSettings,
+    "woodshed estimate": EstimateSettings,
+    "woodshed generate": GenerateSettings,
+}
 
 
 def settings_tables() -> str:

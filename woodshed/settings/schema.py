@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from woodshed.settings.declare import REQUIRED, Settings, setting
 
@@ -18,6 +18,7 @@ BiasMode = Literal["none", "all", "lora_only"]
 Mode = Literal["corrected", "vanilla"]
 OptimizerType = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
 SchedulerType = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
+Granularity = Literal["module", "layer"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
@@ -34,8 +35,24 @@ def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
 
 
+def _one_or_many(value: Any) -> Any:
+    """Accept one path as a list of one; a path may hold spaces and commas, so nothing is split."""
+    if isinstance(value, str | Path):
+        return (value,) if str(value) else ()
+    return value
+
+
+def _is_interval(value: tuple[float, ...]) -> tuple[float, ...]:
+    if len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError("two numbers from 0 to 1, the smaller first")
+    return value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_one_or_many)]
+Interval = Annotated[tuple[float, ...], BeforeValidator(_split_words), AfterValidator(_is_interval)]
+Auto = Literal["auto"]
 
 
 class CheckpointSettings(Settings):
@@ -84,8 +101,8 @@ class DeviceSettings(Settings):
     )
 
 
-class DatasetSettings(Settings):
-    """Where a training run reads from and writes to."""
+class TensorSettings(Settings):
+    """Which preprocessed songs: shared by every command that computes the training objective."""
 
     dataset_dir: Path = setting(
         REQUIRED,
@@ -95,6 +112,11 @@ class DatasetSettings(Settings):
         section="Required",
         tier="basic",
     )
+
+
+class DatasetSettings(TensorSettings):
+    """Where a training run reads from and writes to."""
+
     output_dir: Path = setting(
         REQUIRED,
         "Output directory",
@@ -102,6 +124,19 @@ class DatasetSettings(Settings):
         why="Always required -- pick a descriptive name.",
         section="Required",
         tier="basic",
+    )
+
+
+class RankingSettings(Settings):
+    """How far down an estimate's ranking training goes: for the command that writes it and the one that reads it."""
+
+    top_k: Annotated[int, Field(ge=1)] | Auto = setting(
+        "auto",
+        "Top K",
+        "How many of the modules (or layers) that respond most are named in an estimate and trained from it. "
+        "Auto: in an estimate, as many as hold half of the whole response; in training, what the estimate says.",
+        why="Fewer for a small adapter that changes little else, more for capacity.",
+        section="Estimate",
     )
 
 
@@ -131,6 +166,14 @@ class AdapterSettings(Settings):
         why="Narrow it to the layers that matter, or add the MLP for more capacity.",
         section="Adapter",
         tier="basic",
+    )
+    targets_from: OptionalPath = setting(
+        None,
+        "Targets from",
+        "A file written by `woodshed estimate`: exactly the modules that it ranks highest get adapters.",
+        why="Spend the adapter's capacity where this dataset pulls; `top_k` says how many modules.",
+        section="Estimate",
+        default_text="*(empty)*",
     )
     rank: int = setting(
         64,
@@ -501,6 +544,7 @@ class TrainSettings(
     DeviceSettings,
     CheckpointingSettings,
     OptimisationSettings,
+    RankingSettings,
     AdapterSettings,
     DatasetSettings,
     ModelSettings,
@@ -599,4 +643,251 @@ class PreprocessSettings(DeviceSettings, ModelSettings):
         "Keep encoders and VAE in CPU memory except while they run.",
         why="Enable on tight VRAM budgets.",
         section="Device & Precision",
+    )
+
+
+class EstimateSettings(RankingSettings, DeviceSettings, TensorSettings, ModelSettings):
+    """Every setting of `woodshed estimate`."""
+
+    output: Path = setting(
+        REQUIRED,
+        "Output",
+        "The JSON file to write.",
+        why="Always required -- `woodshed train --targets-from` reads it.",
+        section="Required",
+        tier="basic",
+    )
+    estimate_batches: int = setting(
+        32,
+        "Estimate batches",
+        "How many songs, each at one noise level, the gradients are averaged over.",
+        why="More when the two halves rank the modules differently; fewer for a quick look.",
+        section="Estimate",
+        tier="basic",
+        at_least=2,
+    )
+    granularity: Granularity = setting(
+        "module",
+        "Granularity",
+        "What is ranked: single projections, or whole layers.",
+        why="`layer` when you want to train all projections of a few layers.",
+        section="Estimate",
+        tier="basic",
+    )
+    seed: int = setting(
+        42,
+        "Seed",
+        "Random seed of the order of songs, the noise and the noise levels.",
+        why="Change to see how much of a ranking is chance.",
+        section="Estimate",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
+    gradient_checkpointing: bool = setting(
+        True,
+        "Gradient checkpointing",
+        "Recompute activations to save VRAM.",
+        why="Disable only if you have abundant VRAM and want max speed.",
+        section="Device & Precision",
+    )
+
+
+class SongSettings(Settings):
+    """What a song to be made is about."""
+
+    prompt: str = setting(
+        REQUIRED,
+        "Prompt",
+        "What the music should sound like, as a caption.",
+        why="Always required -- write it as the captions of the training songs are written.",
+        section="Song",
+        tier="basic",
+    )
+    lyrics: str = setting(
+        "",
+        "Lyrics",
+        "The words to sing, or @FILE to read them from a text file. None: instrumental.",
+        why="Section marks such as [verse] and [chorus] shape the song.",
+        section="Song",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    language: str = setting(
+        "unknown",
+        "Language",
+        "Language of the lyrics, as a code such as en or ja.",
+        why="The model reads it in front of the lyrics.",
+        section="Song",
+        tier="basic",
+        source="ACE-Step 1.5 inference default.",
+    )
+    instrumental: bool = setting(
+        False,
+        "Instrumental",
+        "Leave the lyrics out, if any are given.",
+        why="To hear the same song without a voice.",
+        section="Song",
+        tier="basic",
+    )
+    bpm: int = setting(
+        0,
+        "Tempo",
+        "Beats per minute that the prompt states; 0 = not stated.",
+        why="The model holds a stated tempo better than one it has to guess.",
+        section="Song",
+        at_least=0,
+        at_most=1000,
+        unit="bpm",
+    )
+    keyscale: str = setting(
+        "",
+        "Key",
+        "Key and scale that the prompt states, such as `C major`.",
+        why="To fit other recordings.",
+        section="Song",
+        default_text="*(not stated)*",
+    )
+    timesignature: str = setting(
+        "",
+        "Time signature",
+        "Time signature that the prompt states, such as `4`.",
+        why="To ask for a waltz.",
+        section="Song",
+        default_text="*(not stated)*",
+    )
+    duration: float = setting(
+        REQUIRED,
+        "Duration",
+        "Length of the music.",
+        why="Always required -- time and memory grow with it.",
+        section="Song",
+        tier="basic",
+        more_than=0,
+        at_most=600,
+        unit="seconds",
+        source="ACE-Step 1.5 makes songs of up to ten minutes.",
+    )
+
+
+class GenerateSettings(SongSettings, DeviceSettings, ModelSettings):
+    """Every setting of `woodshed generate`."""
+
+    model: str = setting(
+        REQUIRED,
+        "Model",
+        "Which model variant makes the music.",
+        why="The one that the adapter was trained on, or a relative of the same size.",
+        section="Required",
+        tier="basic",
+    )
+    output: Path = setting(
+        REQUIRED,
+        "Output",
+        "The file to write, ending in .wav or .flac; with several versions each gets its name before the ending.",
+        why="Always required.",
+        section="Required",
+        tier="basic",
+    )
+    adapter: Paths = setting(
+        (),
+        "Adapter",
+        "An adapter to play: a folder or file. Several: one version of the song with each.",
+        why="Several checkpoints of a run side by side show which epoch sounds best.",
+        section="Adapter",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    strength: float = setting(
+        1.0,
+        "Strength",
+        "What the adapter's effect is multiplied by: 0 is the base model, 1 the adapter as trained.",
+        why="Lower when the style is overdone, higher when it is faint.",
+        section="Adapter",
+        tier="basic",
+        at_least=-10,
+        at_most=10,
+    )
+    compare: bool = setting(
+        False,
+        "Compare",
+        "Make one more version without any adapter, from the same words and noise.",
+        why="To hear what the adapter changes.",
+        section="Adapter",
+        tier="basic",
+    )
+    tag: bool = setting(
+        True,
+        "Trigger tag",
+        "Put the trigger tag that an adapter was trained with before the prompt, unless it is there already.",
+        why="`--no-tag` to hear how much of the style is tied to the tag.",
+        section="Adapter",
+        tier="basic",
+    )
+    steps: Annotated[int, Field(ge=1, le=1000)] | Auto = setting(
+        "auto",
+        "Steps",
+        "Sampling steps. Auto: what the adapter's recipe says, else 8 for turbo and 50 otherwise.",
+        why="Fewer for a quick draft. Turbo was made for 8.",
+        section="Sampling",
+        tier="basic",
+        source="ACE-Step 1.5 inference presets.",
+    )
+    shift: Annotated[float, Field(gt=0, le=100)] | Auto = setting(
+        "auto",
+        "Shift",
+        "Timestep shift: above 1 spends more steps on the noisy part. Auto: what the adapter's recipe says, else 3 for "
+        "turbo and 1 otherwise.",
+        why="Turbo in 8 steps knows 1, 2 and 3 only and takes the nearest.",
+        section="Sampling",
+        tier="basic",
+        source="ACE-Step 1.5 inference presets.",
+    )
+    guidance: Annotated[float, Field(ge=1, le=100)] | Auto = setting(
+        "auto",
+        "Guidance",
+        "How strongly the music follows the words (adaptive projected guidance); 1 = off. Auto: 7, and off for turbo, "
+        "which is made to work without.",
+        why="Lower for freer, higher for more literal results. It doubles the time.",
+        section="Sampling",
+        tier="basic",
+        source="ACE-Step 1.5 inference presets.",
+    )
+    guidance_interval: Interval = setting(
+        (0.0, 1.0),
+        "Guidance interval",
+        "The noise levels at which guidance acts: two numbers, where 1 is pure noise.",
+        why="Without guidance at the lowest and highest noise the result is less overdone, and made sooner.",
+        section="Sampling",
+        default_text="`0 1`",
+    )
+    seed: int = setting(
+        42,
+        "Seed",
+        "Random seed of the noise that the song is made from; the same on every device.",
+        why="Change to hear another song for the same words.",
+        section="Sampling",
+        tier="basic",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
+    offload_encoder: bool = setting(
+        False,
+        "Offload encoder",
+        "Hold only the part of the model that is at work, and load each anew when its turn comes.",
+        why="Enable on tight VRAM budgets.",
+        section="Device & Precision",
+    )
+
+
+class InspectSettings(DeviceSettings, CheckpointSettings):
+    """Every setting of `woodshed inspect`."""
+
+    model: str = setting(
+        "",
+        "Model",
+        "A model to try an adapter on: does it change what the model computes, and how much?",
+        why="A file can hold numbers that no player applies to this model.",
+        section="Model",
+        tier="basic",
+        default_text="*(none)*",
     )

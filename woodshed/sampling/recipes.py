@@ -1,0 +1,82 @@
+"""What an adapter's recipe says about playing it, and what the model says where the recipe is silent.
+
+A recipe comes out of a file that anybody may have written, so nothing in it is used unchecked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from woodshed.models.checkpoints import Checkpoint
+
+TURBO_SHIFT, TURBO_STEPS, TURBO_GUIDANCE = 3.0, 8, 1.0
+SHIFT, STEPS, GUIDANCE = 1.0, 50, 7.0
+"""How turbo and the other models are played. Source: ACE-Step 1.5 inference presets."""
+
+
+class Recipe(BaseModel):
+    """The part of an adapter's recipe that concerns playing it; see `woodshed.training.run.Run.recipe`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    base_model: Annotated[str, Field(max_length=200)] = ""
+    shift: Annotated[float, Field(gt=0, le=100)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    custom_tag: Annotated[str, Field(max_length=200)] = ""
+
+
+@dataclass(frozen=True)
+class Playback:
+    """How a model samples unless the user says otherwise."""
+
+    shift: float
+    steps: int
+    guidance: float
+
+
+def playback_of(checkpoint: Checkpoint) -> Playback:
+    """Return how a model is usually played."""
+    if checkpoint.config.is_turbo:
+        return Playback(TURBO_SHIFT, TURBO_STEPS, TURBO_GUIDANCE)
+    return Playback(SHIFT, STEPS, GUIDANCE)
+
+
+def read_recipe(content: Mapping[str, Any], name: str) -> tuple[Recipe, list[str]]:
+    """Check what an adapter's header says; one that makes no sense counts as none.
+
+    Args:
+        content: of the header, possibly empty.
+        name: of the adapter, for the message.
+
+    Returns:
+        The recipe, and what the user should know about it.
+    """
+    try:
+        return Recipe.model_validate(content), []
+    except ValidationError as error:
+        bad = ", ".join(str(detail["loc"][0]) for detail in error.errors())
+        return Recipe(), [f"The recipe in {name} makes no sense ({bad}), so it is left aside."]
+
+
+def adapted_playback(recipe: Recipe, checkpoint: Checkpoint, name: str) -> tuple[Playback, list[str]]:
+    """Return how an adapter is played on a model: as its recipe says, if it was made for this model.
+
+    Returns:
+        The playback, and what the user should know about it.
+    """
+    usual = playback_of(checkpoint)
+    if recipe.base_model and recipe.base_model != checkpoint.name:
+        return usual, [
+            f"{name} was trained on {recipe.base_model}; on {checkpoint.name} it may sound different. "
+            f"Steps and shift are those of {checkpoint.name}."
+        ]
+    shift, steps = recipe.shift or usual.shift, recipe.num_inference_steps or usual.steps
+    said = [f"{name}: {steps} steps and shift {shift:g}, from its recipe."] if recipe.num_inference_steps else []
+    return Playback(shift, steps, usual.guidance), said
+
+
+def with_tag(prompt: str, tag: str) -> str:
+    """Put a trigger tag before a prompt that does not hold it yet."""
+    return prompt if not tag or tag.lower() in prompt.lower() else f"{tag}, {prompt}"
