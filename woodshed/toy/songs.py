@@ -14,6 +14,7 @@ NOTES = {"C": 261.63, "D": 293.66, "E": 329.63, "F": 349.23, "G": 392.00, "A": 4
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 CODECS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame", "ogg": "libopus", "opus": "libopus", "m4a": "aac"}
 CONTAINERS = {"m4a": "ipod", "opus": "ogg"}
+SAME_EVERY_TIME = {"fflags": "+bitexact"}  # else an Ogg stream gets a random number
 
 Sound = NDArray[np.floating]
 Voice = Callable[[Sound, float], Sound]
@@ -24,8 +25,8 @@ def _mix(partials: Iterable[Sound]) -> Sound:
 
 
 def _flute(t: Sound, hertz: float) -> Sound:
-    vibrato = 0.004 * np.sin(2 * np.pi * 5 * t)
-    return np.asarray(np.sin(2 * np.pi * hertz * t * (1 + vibrato)) * np.minimum(t / 0.06, 1))
+    vibrato = 0.4 * np.sin(2 * np.pi * 5 * t)  # added to the phase: two hertz up and down
+    return np.asarray(np.sin(2 * np.pi * hertz * t + vibrato) * np.minimum(t / 0.06, 1))
 
 
 def _pluck(t: Sound, hertz: float) -> Sound:
@@ -136,7 +137,7 @@ def write_audio(path: Path, sound: Sound, *, sample_rate: int = SAMPLE_RATE) -> 
     """Write (channels, samples) float32 in the format that the file's ending names."""
     suffix = path.suffix.removeprefix(".").lower()
     layout = "mono" if len(sound) == 1 else "stereo"
-    with av.open(str(path), "w", format=CONTAINERS.get(suffix, suffix)) as container:
+    with av.open(str(path), "w", format=CONTAINERS.get(suffix, suffix), options=SAME_EVERY_TIME) as container:
         codec = CODECS[suffix]
         stream = container.add_stream(codec, rate=48_000 if codec == "libopus" else sample_rate)
         stream.layout = layout
