@@ -18,7 +18,7 @@ from torch import nn
 
 from woodshed.adapters.lokr import LokrSettings, attach_lokr
 from woodshed.adapters.lora import attach_lora
-from woodshed.models.keys import diffusers_to_original
+from woodshed.models.keys import diffusers_to_original, original_to_diffusers
 
 LOKR = [
     LokrSettings(linear_dim=dim, linear_alpha=3.0, factor=factor, decompose_both=both, use_scalar=scalar)
@@ -139,6 +139,27 @@ def test_lycoris_loads_our_file_onto_the_original_modules(
     assert len(network.loras) == len(targets)
     network.apply_to()
     assert_same_change(adapter, before, effective_weights(root))
+
+
+@pytest.mark.parametrize("weight_decompose", [False, True])
+@pytest.mark.parametrize("settings", LOKR, ids=str)
+def test_what_lycoris_loads_gives_the_velocity_of_the_trained_decoder(
+    make_decoder, targets, inputs, train_a_little, original_tree, tmp_path, settings, weight_decompose
+):
+    settings = LokrSettings(**(vars(settings) | {"weight_decompose": weight_decompose}))
+    trained, listener = make_decoder(), make_decoder()
+    base = listener(**inputs).sample
+    adapter = attach_lokr(trained, targets, settings, bias="none")
+    train_a_little(adapter)
+    adapter.save(tmp_path, {})
+    root = original_tree(listener)
+    network, _ = create_lycoris_from_weights(1.0, str(tmp_path / "lokr_weights.safetensors"), root)
+    network.apply_to()
+    for name, weight in effective_weights(root).items():
+        listener.get_submodule(original_to_diffusers(name)).weight.data = weight
+    velocity = trained(**inputs).sample
+    assert (velocity - base).abs().max() > 0.01
+    torch.testing.assert_close(listener(**inputs).sample, velocity, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", LOKR, ids=str)

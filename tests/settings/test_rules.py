@@ -26,7 +26,9 @@ def test_a_lokr_run_names_the_lora_settings_and_tucker(resolved):
         ({"num_workers": "0"}, "prefetch_factor"),
         ({"num_workers": "0"}, "persistent_workers"),
         ({"keep_in_memory": "yes"}, "num_workers"),
+        ({"keep_in_memory": "no", "epochs": "1"}, "persistent_workers"),
         ({"device": "cpu"}, "pin_memory"),
+        ({"device": "mps"}, "pin_memory"),
         ({"save_every": "0", "keep_last": "3"}, "keep_last"),
         ({"target_modules": "gate_proj"}, "attention_type"),
         ({}, "offload_encoder"),
@@ -42,6 +44,13 @@ def test_settings_without_effect_are_named(resolved, flags, name):
 )
 def test_settings_with_effect_are_not_named(resolved, name):
     assert name not in rules.inert(resolved(keep_in_memory="no").settings)
+
+
+def test_on_windows_workers_that_were_asked_for_are_named(resolved, monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    idle = rules.inert(resolved(keep_in_memory="no", num_workers="4").settings)
+    assert {"num_workers", "prefetch_factor", "persistent_workers"} <= set(idle)
+    assert "Windows" in idle["num_workers"]
 
 
 def test_reasons_can_follow_the_words_has_no_effect(resolved):

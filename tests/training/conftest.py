@@ -5,6 +5,7 @@ import torch
 
 from woodshed.settings.resolve import Layer, resolve
 from woodshed.settings.schema import TrainSettings
+from woodshed.training.loop import train
 
 
 def write_song(folder, name, *, frames, tokens, channels=16, width=32, seed=0):
@@ -22,6 +23,19 @@ def write_song(folder, name, *, frames, tokens, channels=16, width=32, seed=0):
     }
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(sample, folder / f"{name}.pt")
+
+
+@pytest.fixture
+def train_until():
+    """Train, ask to stop once an event fits, and return all events."""
+
+    def run(settings, is_time):
+        events = []
+        for event in train(settings, should_stop=lambda: any(map(is_time, events))):
+            events.append(event)  # noqa: PERF402 - what is known so far is asked for on the way
+        return events
+
+    return run
 
 
 LENGTHS = {"a": (40, 9), "b": (33, 12), "c": (50, 5), "d": (21, 7), "e": (64, 10)}

@@ -9,7 +9,7 @@ import torch
 
 from woodshed.errors import UserError
 from woodshed.training.checkpoint import Position, checkpoint_folder, find_resume_point, list_checkpoints
-from woodshed.training.events import StepDone
+from woodshed.training.events import Notice, StepDone
 from woodshed.training.loop import train
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
@@ -21,6 +21,10 @@ def trained(settings_for, tmp_path):
     for _ in train(settings_for(epochs=2, save_every=1)):
         pass
     return tmp_path / "out"
+
+
+def is_step(event):
+    return isinstance(event, StepDone)
 
 
 def problems_of(call, *arguments):
@@ -86,7 +90,8 @@ def test_a_resume_that_does_not_fit_stops_and_says_what_differs(settings_for, tr
     assert str(trained / "checkpoint-epoch-2") in found
 
 
-def test_a_resume_on_another_model_stops(settings_for, trained):
+@pytest.mark.usefixtures("trained")
+def test_a_resume_on_another_model_stops(settings_for):
     found = problems_of(check, settings_for(epochs=3, resume_from="latest", model="acestep-v15-turbo"))
     assert any("was trained on acestep-v15-base; this run asks for acestep-v15-turbo" in line for line in found)
 
@@ -185,10 +190,41 @@ def test_a_resume_into_another_runs_folder_is_refused(settings_for, trained):
     assert "holds another run" in found[0]
 
 
-def test_a_mid_epoch_resume_needs_the_same_batches(settings_for, tmp_path):
-    asked = False
-    for event in train(settings_for(), should_stop=lambda: asked):
-        asked = isinstance(event, StepDone)
+def test_going_back_sets_the_newer_checkpoints_aside(settings_for, train_until, tmp_path):
+    folder = tmp_path / "out"
+    for _ in train(settings_for(epochs=4, save_every=1)):
+        pass
+    back = settings_for(epochs=6, save_every=1, keep_last=2, resume_from=folder / "checkpoint-epoch-2")
+    events = train_until(back, lambda event: isinstance(event, StepDone) and event.step == 9)  # the third epoch's last
+    assert events[-1].adapter == folder / "checkpoint-epoch-3"
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-epoch-2", "checkpoint-epoch-3"]
+    aside = {"checkpoint-epoch-3-superseded-1", "checkpoint-epoch-4-superseded-1"}
+    assert {path.name for path in folder.glob("*superseded*")} == aside
+    assert sum(isinstance(event, Notice) and "Set aside" in event.text for event in events) == 2
+    assert find_resume_point(settings_for(epochs=6, resume_from="latest")).folder == folder / "checkpoint-epoch-3"
+    assert find_resume_point(settings_for(epochs=6, resume_from=folder / "checkpoint-epoch-4-superseded-1"))
+
+
+def test_going_back_twice_loses_nothing(trained, settings_for):
+    for number in (1, 2):
+        for _ in train(settings_for(epochs=2, save_every=1, resume_from=trained / "checkpoint-epoch-1")):
+            pass
+        assert (trained / f"checkpoint-epoch-2-superseded-{number}" / "resume" / "state.json").is_file()
+    assert list_checkpoints(trained)[-1].name == "checkpoint-epoch-2"
+
+
+@pytest.mark.usefixtures("trained")
+def test_another_number_of_songs_is_named_between_epochs_and_refused_within_one(settings_for, train_until, dataset_dir):
+    train_until(settings_for("other"), is_step)
+    (dataset_dir / "e.pt").unlink()
+    said = check(settings_for(epochs=3, resume_from="latest")).notices
+    assert "Resuming with 4 songs instead of 5." in said
+    (problem,) = problems_of(check, settings_for("other", resume_from="latest"))
+    assert "an epoch over 5 songs; finish that epoch with the same songs instead of 4" in problem
+
+
+def test_a_mid_epoch_resume_needs_the_same_batches(settings_for, train_until, tmp_path):
+    train_until(settings_for(), is_step)
     found = problems_of(check, settings_for(resume_from="latest", batch_size=2, seed=1))
     assert any("in the middle of an epoch with batch_size 1" in line for line in found)
     assert any("with seed 42" in line for line in found)

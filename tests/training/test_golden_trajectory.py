@@ -51,5 +51,5 @@ def test_lora_training_follows_the_original_trajectory(golden, read_golden, chec
     assert norms == pytest.approx(facts["grad_norm_before_clip"], rel=1e-5)
     now = adapter.trainable_parameters()
     for name, value in starting_with(stored, f"traj/final/{PREFIX}").items():
-        # Measured as a whole: Adam divides by the gradient's size, so an entry with hardly any gradient is all rounding.
+        # As a whole: Adam divides by the gradient's size, so an entry with hardly any gradient is all rounding.
         assert (now[name] - value).norm() <= 1e-5 * value.norm(), name

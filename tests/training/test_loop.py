@@ -1,6 +1,7 @@
 """The loop as a whole: what it yields, that it learns, repeats, resumes, stops and refuses."""
 
 import json
+import math
 
 import pytest
 import safetensors.torch
@@ -76,20 +77,22 @@ def test_the_global_random_state_has_no_influence(settings_for):
     assert losses_of(settings_for("b")) == first
 
 
-def losses_until(settings, step):
+@pytest.fixture
+def losses_until(train_until):
     """Train, ask to stop after an optimizer step, and return the losses so far with the last event."""
-    asked = False
-    losses = []
-    for event in train(settings, should_stop=lambda: asked):
-        if isinstance(event, StepDone):
-            losses.append(event.loss)
-            asked = event.step == step
-    return losses, event
+
+    def run(settings, step):
+        events = train_until(settings, lambda event: isinstance(event, StepDone) and event.step == step)
+        return [event.loss for event in events if isinstance(event, StepDone)], events[-1]
+
+    return run
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "adafactor", "adamw8bit"])
 @pytest.mark.parametrize("step", [6, 7, 8], ids=["between epochs", "in mid-epoch", "before an epoch's last step"])
-def test_stopping_and_resuming_gives_the_same_adapter_to_the_last_byte(settings_for, tmp_path, optimizer, step):
+def test_stopping_and_resuming_gives_the_same_adapter_to_the_last_byte(
+    settings_for, tmp_path, optimizer, step, losses_until
+):
     def settings(output, **changes):
         return settings_for(output, epochs=4, optimizer_type=optimizer, **changes)
 
@@ -110,7 +113,7 @@ def test_a_resume_in_another_folder_continues_just_the_same(settings_for, tmp_pa
     assert adapter_bytes(tmp_path / "whole") == adapter_bytes(tmp_path / "second")
 
 
-def test_the_epoch_loss_of_a_resumed_epoch_is_that_of_the_whole_epoch(settings_for):
+def test_the_epoch_loss_of_a_resumed_epoch_is_that_of_the_whole_epoch(settings_for, losses_until):
     whole = [event.loss for event in events_of(settings_for("whole"), EpochDone)]
     losses_until(settings_for("parts"), 2)
     rest = [event.loss for event in events_of(settings_for("parts", resume_from="latest"), EpochDone)]
@@ -125,6 +128,17 @@ def test_more_epochs_on_resume_lay_out_the_schedule_anew_and_say_so(settings_for
     assert [event.step for event in steps] == list(range(7, 13))
     straight = [event.learning_rate for event in events_of(settings_for("whole", epochs=4), StepDone)]
     assert [event.learning_rate for event in steps] == straight[6:]
+
+
+def test_other_batches_on_resume_count_the_steps_to_come_and_not_those_done(settings_for):
+    losses_of(settings_for(epochs=2, save_every=1, gradient_accumulation=1))
+    events = events_of(settings_for(epochs=4, gradient_accumulation=5, resume_from="latest", warmup_steps=0))
+    started = events[0]
+    assert (started.first_step, started.total_steps) == (10, 12)
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [event.step for event in steps] == [11, 12]
+    half_cosine = [(1 + math.cos(math.pi * step / 12)) / 2 for step in (10, 11)]
+    assert [event.learning_rate for event in steps] == pytest.approx([1e-3 * factor for factor in half_cosine])
 
 
 def compare_gradients(one, other):
@@ -232,6 +246,13 @@ def test_precisions_give_losses_that_differ_as_they_should(settings_for):
     assert len({exact, bf16, fp16}) == 3
 
 
+def run_order(settings):
+    """Return each step's songs, for runs without accumulation and with five songs."""
+    loader = load_run(check(settings.model_copy(update={"output_dir": settings.output_dir / "none"}))).loader
+    steps = [batch.names for epoch in range(1, settings.epochs + 1) for batch in loader.epoch(epoch)]
+    return enumerate(steps, start=1)
+
+
 def poison(monkeypatch, step):
     """Make the loss of one optimizer step's first song infinite."""
     true_loss = loop.flow_matching_loss
@@ -245,19 +266,33 @@ def poison(monkeypatch, step):
 
 
 def test_a_non_finite_loss_stops_the_run_with_step_song_and_advice_and_saves_the_last_good_step(
-    settings_for, tmp_path, monkeypatch
+    settings_for, tmp_path, monkeypatch, losses_until
 ):
     settings = settings_for(epochs=3, gradient_accumulation=1)
-    good, _ = losses_until(settings_for("good", epochs=3, gradient_accumulation=1), 7)
+    losses_until(settings_for("good", epochs=3, gradient_accumulation=1), 7)
     poison(monkeypatch, step=8)
     with pytest.raises(NonFiniteLossError) as caught:
         events_of(settings)
-    assert "is not a finite number in step 8" in str(caught.value)
-    assert "--precision fp32" in str(caught.value)
+    song = next(name for name in "abcde" if f"The loss of {name} is" in str(caught.value))
+    assert song in dict(run_order(settings))[8]
+    assert "is not a finite number in step 8. Lower --learning-rate." in str(caught.value)
+    assert "--precision fp32" not in str(caught.value)  # it is fp32
     saved = tmp_path / "out" / "checkpoint-epoch-2-step-7"
     good_adapter = tmp_path / "good" / "checkpoint-epoch-2-step-7"
     for name in ("adapter_model.safetensors", "resume/parameters.safetensors"):
         assert (saved / name).read_bytes() == (good_adapter / name).read_bytes()
+
+
+def test_a_non_finite_loss_in_bf16_is_answered_with_fp32_too(settings_for, monkeypatch):
+    poison(monkeypatch, step=1)
+    with pytest.raises(NonFiniteLossError, match=r"--learning-rate\..*--precision fp32"):
+        events_of(settings_for(precision="bf16"))
+
+
+def test_a_float16_run_that_never_recovers_stops_with_advice(settings_for, monkeypatch):
+    monkeypatch.setattr(loop, "flow_matching_loss", lambda velocity, *_: velocity.float().mean((1, 2)) * math.inf)
+    with pytest.raises(NonFiniteLossError, match="use --precision bf16, or fp32"):
+        events_of(settings_for(precision="fp16", gradient_accumulation=1, epochs=6))
 
 
 def skipped_steps(settings):
@@ -299,6 +334,7 @@ def test_out_of_memory_saves_the_state_and_says_what_to_change(settings_for, tmp
         events_of(settings_for(batch_size=2, gradient_checkpointing=False))
     for advice in ("ran out of memory", "--gradient-checkpointing", "--batch-size 1", "--rank 2"):
         assert advice in str(caught.value)
+    assert "--rank" not in loop._out_of_memory_advice(check(settings_for("other", adapter_type="lokr")))
     assert (tmp_path / "out" / "checkpoint-epoch-1-step-1" / "resume" / "state.json").is_file()
 
 

@@ -58,6 +58,14 @@ def test_a_warm_up_longer_than_the_run_is_pointed_out_not_shortened(settings_for
     )
 
 
+def test_a_batch_larger_than_the_dataset_is_pointed_out(settings_for):
+    for changes in ({"batch_size": 6}, {"gradient_accumulation": 6}, {"batch_size": 3, "gradient_accumulation": 3}):
+        assert any("each epoch is a single step" in line for line in check(settings_for(**changes)).notices)
+    assert not any(
+        "a single step" in line for line in check(settings_for(batch_size=5, gradient_accumulation=1)).notices
+    )
+
+
 def test_another_runs_folder_is_never_reused_in_silence(settings_for, tmp_path):
     (tmp_path / "out").mkdir()
     check(settings_for())  # an empty folder is fine
