@@ -80,6 +80,10 @@ def _inert_adapter(settings: TrainSettings) -> dict[str, str]:
         reasons["lokr_use_tucker"] = (
             "Tucker decomposition exists for convolutions only, and every adapted layer is linear"
         )
+    if settings.targets_from is not None:
+        reasons["attention_type"] = reasons["target_modules"] = "targets_from names the modules"
+        return reasons
+    reasons["top_k"] = "it counts the modules that targets_from names, and targets_from is not set"
     if not any(word in ATTENTION_PROJECTIONS for word in settings.target_modules):
         reasons["attention_type"] = "the targets name no attention projection by its short name"
     return reasons

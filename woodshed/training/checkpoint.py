@@ -65,6 +65,8 @@ MAY_CHANGE_SILENTLY = (
     "keep_in_memory",
     "gradient_checkpointing",
     "offload_encoder",
+    "targets_from",  # the modules themselves are compared: an estimate may lie elsewhere now
+    "top_k",
 )
 """Settings that change neither the numbers nor the files that matter."""
 _CHECKPOINT_NAME = re.compile(r"checkpoint-epoch-(\d+)(?:-step-(\d+))?")
@@ -92,6 +94,7 @@ class ResumePoint:
     fingerprint: str
     songs: int
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scaling
+    targets: tuple[str, ...] = ()  # the adapted modules; empty in checkpoints that do not say
 
     def refuse_misfit(self, settings: TrainSettings, *, model: str, fingerprint: str, songs: int | None) -> None:
         """Stop when this checkpoint cannot continue with these settings.
@@ -153,7 +156,9 @@ class ResumePoint:
 
 
 def _concerns(name: str, settings: TrainSettings) -> bool:
-    """Tell whether a setting matters to this adapter family."""
+    """Tell whether a setting matters to this adapter family, and to where its modules come from."""
+    if name in ("attention_type", "target_modules"):
+        return settings.targets_from is None
     return not name.startswith("lokr_") if settings.adapter_type == "lora" else name != "rank"
 
 
@@ -302,6 +307,7 @@ def read_resume_point(folder: Path) -> ResumePoint:
             state["fingerprint"],
             state["songs"],
             state["scaler"],
+            tuple(state.get("targets", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is damaged or incomplete: {error}. Resume from an older one.") from error

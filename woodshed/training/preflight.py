@@ -1,12 +1,14 @@
 """Everything that can be known to be wrong before a model is loaded, found in one go."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 
+from woodshed.adapters.adapter import quote_some
 from woodshed.adapters.lokr import LokrDescription, LokrSettings, describe_lokr
+from woodshed.adapters.ranking import ranked_targets
 from woodshed.adapters.targets import decoder_linear_shapes, resolve_targets
 from woodshed.data.batches import MEMORY_LIMIT
 from woodshed.data.dataset import SongDataset, open_dataset
@@ -97,11 +99,7 @@ def check(settings: TrainSettings) -> Preflight:
         digest = fingerprint(checkpoint)
     if checkpoint is not None:
         with collecting(problems):
-            shapes = decoder_linear_shapes(checkpoint.config)
-            chosen = resolve_targets(
-                shapes, attention_type=settings.attention_type, target_modules=settings.target_modules
-            )
-            targets = {name: shapes[name] for name in chosen}
+            targets = find_targets(settings, checkpoint, digest)
         with collecting(problems):
             dataset = open_dataset(
                 settings.dataset_dir,
@@ -114,6 +112,9 @@ def check(settings: TrainSettings) -> Preflight:
         with collecting(problems):
             songs = None if dataset is None else len(dataset)
             resume.refuse_misfit(settings, model=checkpoint.name, fingerprint=digest, songs=songs)
+    if resume is not None and targets is not None:
+        with collecting(problems):
+            _refuse_other_targets(resume, settings, targets)
     if problems:
         raise UserError(*problems)
     assert device is not None
@@ -145,6 +146,39 @@ def check(settings: TrainSettings) -> Preflight:
         resume=resume,
         notices=notices,
     )
+
+
+def find_targets(settings: TrainSettings, checkpoint: Checkpoint, digest: str) -> dict[str, tuple[int, int]]:
+    """Return the modules to adapt with (out, in) of their weights: those an estimate names, else those of the words.
+
+    Raises:
+        UserError: when the words or the estimate do not fit the model.
+    """
+    shapes = decoder_linear_shapes(checkpoint.config)
+    if settings.targets_from is None:
+        words = settings.target_modules
+        chosen = resolve_targets(shapes, attention_type=settings.attention_type, target_modules=words)
+    else:
+        chosen = ranked_targets(
+            settings.targets_from, settings.top_k, shapes=shapes, model=checkpoint.name, fingerprint=digest
+        )
+    return {name: shapes[name] for name in chosen}
+
+
+def _refuse_other_targets(resume: ResumePoint, settings: TrainSettings, targets: Collection[str]) -> None:
+    """Stop when either run takes its modules from an estimate and they are not the same ones.
+
+    Raises:
+        UserError: naming some that differ.
+    """
+    if settings.targets_from is None and resume.settings.get("targets_from") is None:
+        return  # the words are compared
+    odd = sorted(set(resume.targets) ^ set(targets))
+    if odd and resume.targets:
+        raise UserError(
+            f"{resume.folder} was trained on {len(resume.targets)} modules; this run asks for {len(targets)}, and they "
+            f"differ in {quote_some(odd)}. Resume with the estimate and top_k that it was started with."
+        )
 
 
 def _stays_in_memory(settings: TrainSettings, dataset: SongDataset) -> bool:

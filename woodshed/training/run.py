@@ -15,6 +15,7 @@ from woodshed.adapters.lora import attach_lora
 from woodshed.data.batches import BatchLoader
 from woodshed.models.decoder import Decoder
 from woodshed.models.load import load_decoder, load_null_condition
+from woodshed.sampling.recipes import playback_of
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
@@ -22,10 +23,6 @@ from woodshed.training.checkpoint import Position
 from woodshed.training.optimizers import build_optimizer
 from woodshed.training.preflight import Plan, Preflight, lokr_settings
 from woodshed.training.randomness import DrawRules, derive_seed
-
-TURBO_PLAYBACK = (3.0, 8)
-PLAYBACK = (1.0, 50)
-"""Shift and steps that suit turbo and the other models. Source: ACE-Step 1.5 inference presets."""
 
 
 @dataclass
@@ -94,22 +91,25 @@ class Run:
             "model": self.preflight.checkpoint.name,
             "fingerprint": self.preflight.fingerprint,
             "songs": self.plan.songs,
+            "targets": list(self.preflight.targets),
         }
 
     def recipe(self) -> dict[str, Any]:
         """Return what travels in the adapter's header: what made it and how to play it."""
         settings = self.settings
-        shift, steps = TURBO_PLAYBACK if self.preflight.checkpoint.config.is_turbo else PLAYBACK
+        usual = playback_of(self.preflight.checkpoint)
         return {
             "woodshed": __version__,
             "base_model": self.preflight.checkpoint.name,
-            "shift": shift if settings.shift == "auto" else settings.shift,
-            "num_inference_steps": steps if settings.num_inference_steps == "auto" else settings.num_inference_steps,
+            "shift": usual.shift if settings.shift == "auto" else settings.shift,
+            "num_inference_steps": (
+                usual.steps if settings.num_inference_steps == "auto" else settings.num_inference_steps
+            ),
             "custom_tag": self.preflight.dataset.custom_tag,
             "songs": self.plan.songs,
             "epochs": self.position.epoch if self.position.steps_in_epoch else self.position.epoch - 1,
             "steps": self.position.step,
-            "settings": settings.model_dump(mode="json", include=set(_RECIPE)),
+            "settings": settings.model_dump(mode="json", include=set(_RECIPE) - rules.inert(settings).keys()),
         }
 
 
