@@ -37,6 +37,10 @@ class Terminal:
         """Print one line of result, exactly as given."""
         self.out.print(text, markup=False, soft_wrap=True)
 
+    def title(self, text: str) -> None:
+        """Print one line above what belongs to it."""
+        self.out.print(text, style="bold", markup=False, soft_wrap=True)
+
     def data(self, text: str) -> None:
         """Print machine-readable text: no wrapping, no colour, whatever it holds."""
         print(text, flush=True)

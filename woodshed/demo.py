@@ -6,7 +6,7 @@ noise; what the demo shows is that every part works on this machine and that the
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,15 @@ from woodshed.settings.schema import PreprocessSettings, TrainSettings
 from woodshed.storage import write_text
 from woodshed.toy.checkpoint import build_toy_root
 from woodshed.toy.players import velocity_through_diffusers, velocity_through_peft
-from woodshed.toy.songs import write_songs
-from woodshed.training.events import Event, Finished, StepDone
+from woodshed.toy.songs import SONGS, write_songs
+from woodshed.training.events import EpochDone, Event, Finished, Started, StepDone
 from woodshed.training.loop import train
 
 MARK = "made-by-woodshed-demo"
 MODEL = "acestep-v15-base"
 EPOCHS = 24
+EPOCHS_A_LINE = 4
+BAR_WIDTH = 24
 TOLERANCE = 1e-4  # of a velocity through another library, relative to the largest
 
 
@@ -49,37 +51,41 @@ def run_demo(folder: Path, terminal: Terminal) -> None:
     """
     started_at = time.monotonic()
     _take_folder(folder)
-    terminal.say("1. Songs and a tiny random model in the original layout")
+    terminal.say("From songs to an adapter on this machine's CPU. The model is tiny")
+    terminal.say("and random, so its music is noise; all else is as in a real run.")
+    terminal.title("1. Songs, and a model to teach")
     dataset_json = write_songs(folder / "songs")
+    terminal.say(f"   {len(SONGS)} songs, each in another format -> {folder / 'songs'}")
     build_toy_root(folder / "checkpoints")
-    terminal.say("2. Songs to tensors")
+    terminal.say(f"   a model in the original layout -> {folder / 'checkpoints'}")
+    terminal.title("2. Songs to tensors, as woodshed preprocess does")
     _preprocess(folder, dataset_json, terminal)
-    terminal.say("3. Train, stop in the middle, resume")
+    terminal.title("3. Training, as woodshed train does: stopped half way, resumed")
     losses = _train(folder, terminal)
-    terminal.say("4. The adapter in other libraries")
+    terminal.title("4. The adapter in other libraries")
     checkpoint = choose_model(find_checkpoints(folder / "checkpoints"), MODEL)
     _compare_players(folder, checkpoint, terminal)
-    terminal.say("5. Sound with and without the adapter")
+    terminal.title("5. Sound from the model, without and with the adapter")
     _listen(folder, checkpoint, terminal)
-    early, late = (sum(part) / len(part) for part in (losses[: len(losses) // 4], losses[-len(losses) // 4 :]))
-    terminal.say(f"Done in {duration(time.monotonic() - started_at)}. The loss fell from {early:.3f} to {late:.3f}.")
-    for what, path in (
-        ("adapter", "out/final"),
-        ("sound", "without_adapter.wav, with_adapter.wav"),
-        ("settings", "out/run.toml"),
-    ):
-        terminal.say(f"  {what:<9} {folder}/{path}")
-    if late >= early:
-        raise UserError("The loss did not fall: something on this machine computes wrongly. Please report this.")
+    early, late = _require_a_fall(losses)
+    terminal.title(f"Done in {duration(time.monotonic() - started_at)}. The loss fell from {early:.3f} to {late:.3f}.")
+    terminal.say(f"   adapter   {folder / 'out' / 'final'}")
+    terminal.say(f"   settings  {folder / 'out' / 'run.toml'}")
+    terminal.say(f"   curves    tensorboard --logdir {folder / 'out' / 'runs'}")
 
 
 def _take_folder(folder: Path) -> None:
     """Use a new, empty or earlier demo's folder, and nothing else."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARK).is_file():
-            raise UserError(f"{folder} holds something else. Name another folder: woodshed demo FOLDER.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file. Name a folder: woodshed demo FOLDER.")
+    content = list(folder.iterdir()) if folder.exists() else []
+    if content and not (folder / MARK).is_file():
+        raise UserError(f"{folder} holds something else. Name another folder: woodshed demo FOLDER.")
+    for path in content:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARK:  # last of all the files, so that a demo that is stopped now can be started again
+            path.unlink()
     write_text(folder / MARK, "The next demo empties this folder.\n")
 
 
@@ -97,7 +103,7 @@ def _preprocess(folder: Path, dataset_json: Path, terminal: Terminal) -> None:
             raise UserError(event.problem)
         if isinstance(event, Encoded):
             took = duration(event.seconds)
-            terminal.say(f"   {event.encoded} songs, {event.audio_seconds:.0f} s of music in {took}")
+            terminal.say(f"   {event.audio_seconds:.0f} s of music in {took} -> {folder / 'tensors'}")
 
 
 def _settings(folder: Path, **more: Any) -> Resolved[TrainSettings]:
@@ -115,35 +121,69 @@ def _settings(folder: Path, **more: Any) -> Resolved[TrainSettings]:
         "gradient_checkpointing": False,
         "epochs": EPOCHS,
         "save_every": EPOCHS // 2,
-        "log_every": 12,
+        "log_every": 1,
     }
     return resolve(TrainSettings, [Layer("demo", values | more)])
 
 
+class _ShortView:
+    """Shows a run in a few lines: a bar for the mean loss of every few epochs, the longest for the first ones."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._losses: list[float] = []
+        self._longest = 0.0
+        self.step_losses: list[float] = []
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started(first_step=0):
+                size = f"{event.modules} modules, {event.trainable_parameters:,} trainable parameters"
+                self._terminal.say(f"   {size}, {event.total_steps} steps")
+            case Started():
+                self._terminal.say(f"   resumed after step {event.first_step}")
+            case StepDone():
+                self.step_losses.append(event.loss)
+            case EpochDone():
+                self._losses.append(event.loss)
+                if len(self._losses) == EPOCHS_A_LINE:
+                    self._draw(event.epoch)
+            case Finished():
+                what = f"stopped after step {event.steps}, saved" if event.was_interrupted else "the adapter"
+                self._terminal.say(f"   {what} -> {event.adapter}")
+
+    def _draw(self, epoch: int) -> None:
+        loss = sum(self._losses) / len(self._losses)
+        self._longest = max(self._longest, loss)
+        bar = "#" * round(BAR_WIDTH * loss / self._longest)
+        self._terminal.say(f"   epochs {epoch - EPOCHS_A_LINE + 1:>2} to {epoch:>2}  loss {loss:.3f}  {bar}")
+        self._losses = []
+
+
 def _train(folder: Path, terminal: Terminal) -> list[float]:
     """Train half of the epochs, stop as Ctrl-C would, and resume; return the loss of every step."""
-    losses: list[float] = []
+    view = _ShortView(terminal)
+    half = EPOCHS // 2 * len(SONGS) // 2  # two songs a step
 
-    def part(resolved: Resolved[TrainSettings], last_step: int) -> Finished:
-        taken: list[int] = []
+    def part(resolved: Resolved[TrainSettings], should_stop: Callable[[], bool]) -> None:
+        events = train(resolved.settings, origins=resolved.origins, should_stop=should_stop)
+        watch(events, resolved.settings, terminal, show=view)
 
-        def is_enough() -> bool:
-            return taken[-1:] == [last_step]
+    part(_settings(folder), lambda: len(view.step_losses) == half)
+    part(_settings(folder, resume_from="latest"), lambda: False)
+    return view.step_losses
 
-        def recorded() -> Iterator[Event]:
-            for event in train(resolved.settings, origins=resolved.origins, should_stop=is_enough):
-                if isinstance(event, StepDone):
-                    losses.append(event.loss)
-                    taken.append(event.step)
-                yield event
 
-        return watch(recorded(), resolved.settings, terminal)
-
-    half = EPOCHS // 2 * 3  # six songs, two a step
-    stopped = part(_settings(folder), last_step=half)
-    terminal.say(f"   stopped after step {stopped.steps}; resuming from {stopped.adapter.name}")
-    part(_settings(folder, resume_from="latest"), last_step=-1)
-    return losses
+def _require_a_fall(losses: list[float]) -> tuple[float, float]:
+    """Return the mean loss of the first quarter of all steps and that of the last."""
+    quarter = len(losses) // 4
+    early, late = (sum(part) / quarter for part in (losses[:quarter], losses[-quarter:]))
+    if not late < early:
+        raise UserError(
+            f"The loss went from {early:.3f} to {late:.3f} instead of falling: something on this machine computes "
+            "wrongly. Please report this."
+        )
+    return early, late
 
 
 def _load(checkpoint: Checkpoint) -> Decoder:
@@ -174,12 +214,13 @@ def _compare_players(folder: Path, checkpoint: Checkpoint, terminal: Terminal) -
     load_adapter(ours, adapter)
     expected = ours(**inputs).sample
     change = (expected - base).abs().max().item()
-    terminal.say(f"   Woodshed: the adapter moves the velocity by up to {change:.3f}")
+    terminal.say(f"   it changes what the model computes by up to {change:.3f}")
     for player, play in (("PEFT", velocity_through_peft), ("diffusers", velocity_through_diffusers)):
         error = ((play(_load(checkpoint), adapter, inputs) - expected).abs().max() / expected.abs().max()).item()
         if not error < TOLERANCE or not change > 0:
             raise UserError(f"{player} plays the adapter differently (relative difference {error:.1e}).")
-        terminal.say(f"   {player}: the same velocity, relative difference {error:.1e}")
+        precision = f"to {error:.0e} of the largest value" if error else "to the last bit"
+        terminal.say(f"   {player:<9} computes the same with it, {precision}")
 
 
 def _listen(folder: Path, checkpoint: Checkpoint, terminal: Terminal) -> None:
@@ -200,6 +241,7 @@ def _listen(folder: Path, checkpoint: Checkpoint, terminal: Terminal) -> None:
             null_condition=null,
             guidance=Guidance(3.0),
         )
-        write_sound(folder / f"{name}.wav", decode_latents(vae, latents[0]))
+        path = folder / f"{name}.wav"
+        write_sound(path, decode_latents(vae, latents[0]))
         distance = (latents[0] - song["target_latents"]).square().mean().sqrt().item()
-        terminal.say(f"   {name}.wav: latents {distance:.3f} away from the song that was asked for")
+        terminal.say(f"   {distance:.2f} from the song asked for -> {path}")

@@ -11,16 +11,26 @@ from woodshed.monitor.terminal import TrainingView
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.events import Event, Finished, Started
 
+View = Callable[[Event], None]
 
-def watch(events: Iterable[Event], settings: TrainSettings, terminal: Terminal) -> Finished:
+
+def watch(
+    events: Iterable[Event], settings: TrainSettings, terminal: Terminal, *, show: View | None = None
+) -> Finished:
     """Show and store a run's events until it ends.
+
+    Args:
+        events: of the run.
+        settings: of the run.
+        terminal: where it is shown.
+        show: shows it in another way than usual.
 
     Returns:
         The last event.
     """
     last: Event | None = None
     with ExitStack() as stack:
-        views: list[Callable[[Event], None]] = [stack.enter_context(TrainingView(terminal))]
+        views: list[View] = [show or stack.enter_context(TrainingView(terminal))]
         for event in events:
             if isinstance(event, Started):  # only now is the output folder known to be ours
                 views.append(stack.enter_context(Journal(settings.output_dir / "events.jsonl")))

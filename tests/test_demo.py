@@ -1,0 +1,160 @@
+"""The demo, run once as its users run it: over the leftovers of an earlier one."""
+
+import io
+import json
+import math
+import re
+
+import pytest
+import torch
+from rich.console import Console
+
+from woodshed import demo
+from woodshed.console import Terminal
+from woodshed.data import audio
+from woodshed.errors import UserError
+from woodshed.models.checkpoints import choose_model, find_checkpoints
+
+
+@pytest.fixture(scope="module")
+def recorder():
+    """A terminal of 70 columns that writes into memory."""
+    terminal = Terminal(plain=True)
+    terminal.out = Console(file=io.StringIO(), width=70, color_system=None)
+    return terminal
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, recorder):
+    """The folder after the demo, and its lines. What lay there would stop a run that does not begin afresh."""
+    folder = tmp_path_factory.mktemp("demo") / "here"
+    (folder / "out").mkdir(parents=True)
+    (folder / "out" / "run.toml").write_text("an earlier run", encoding="utf-8")
+    (folder / "old.wav").write_text("an earlier sound", encoding="utf-8")
+    (folder / demo.MARK).touch()
+    demo.run_demo(folder, recorder)
+    return folder, recorder.out.file.getvalue().splitlines()
+
+
+def test_it_tells_numbered_steps_and_how_long_it_took(ran):
+    _, lines = ran
+    titles = [line for line in lines if re.match(r"\d\. ", line)]
+    assert [title[0] for title in titles] == list("12345")
+    assert any(re.fullmatch(r"Done in [\d.]+ (s|min \d\d s)\. The loss fell from .*", line) for line in lines)
+
+
+def test_every_file_it_names_is_there(ran):
+    folder, lines = ran
+    named = [word for line in lines for word in re.findall(rf"{re.escape(str(folder))}\S*", line)]
+    assert len(named) >= 9
+    for path in named:
+        assert (folder / path).exists(), path
+    assert (folder / "out" / "final" / "adapter_model.safetensors").is_file()
+
+
+def test_nothing_of_the_earlier_demo_is_left(ran):
+    folder, _ = ran
+    assert not (folder / "old.wav").exists()
+    assert "earlier" not in (folder / "out" / "run.toml").read_text(encoding="utf-8")
+
+
+def test_the_loss_falls_before_the_readers_eyes(ran):
+    _, lines = ran
+    shown = [re.fullmatch(r"   epochs +(\d+) to +(\d+)  loss ([\d.]+)  (#+)", line) for line in lines]
+    rows = [match.groups() for match in shown if match]
+    assert [(int(first), int(last)) for first, last, *_ in rows] == [(n, n + 3) for n in range(1, demo.EPOCHS, 4)]
+    losses, bars = [float(row[2]) for row in rows], [len(row[3]) for row in rows]
+    assert losses[-1] < 0.7 * losses[0]
+    assert [bar / bars[0] for bar in bars] == pytest.approx([loss / losses[0] for loss in losses], abs=0.03)
+
+
+def test_training_stopped_half_way_and_resumed(ran):
+    folder, lines = ran
+    assert any("stopped after step 36, saved -> " in line for line in lines)
+    assert any("resumed after step 36" in line for line in lines)
+    events = [json.loads(line) for line in (folder / "out" / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [event["step"] for event in events if event["event"] == "StepDone"]
+    assert steps == list(range(1, 73))
+    assert [event["was_interrupted"] for event in events if event["event"] == "Finished"] == [True, False]
+
+
+def test_the_sounds_can_be_heard_and_differ(ran):
+    folder, _ = ran
+    without, with_adapter = (audio.decode(folder / f"{name}.wav") for name in ("without_adapter", "with_adapter"))
+    assert without.shape == with_adapter.shape
+    assert without.shape[1] > 3 * audio.SAMPLE_RATE
+    for sound in (without, with_adapter):
+        assert sound.abs().max() > 0.5
+    assert (without - with_adapter).abs().max() > 0.05
+
+
+def test_the_adapter_brings_the_model_closer_to_the_song(ran):
+    _, lines = ran
+    without, with_adapter = (float(line.split()[0]) for line in lines if "from the song asked for" in line)
+    assert with_adapter < 0.8 * without
+
+
+def test_every_line_fits_a_terminal_apart_from_its_path(ran):
+    folder, lines = ran
+    for line in lines:
+        assert len(line.replace(str(folder), "woodshed-demo")) <= 72, line
+
+
+@pytest.mark.parametrize("player", ["velocity_through_peft", "velocity_through_diffusers"])
+@pytest.mark.parametrize("fault", ["another velocity", "no number"])
+def test_a_player_that_computes_something_else_stops_the_demo(ran, recorder, monkeypatch, player, fault):
+    folder, _ = ran
+    right = getattr(demo, player)
+
+    def wrong(*arguments):
+        velocity = right(*arguments)
+        return velocity * 1.001 if fault == "another velocity" else torch.full_like(velocity, math.nan)
+
+    monkeypatch.setattr(demo, player, wrong)
+    checkpoint = choose_model(find_checkpoints(folder / "checkpoints"), demo.MODEL)
+    with pytest.raises(
+        UserError, match=f"{player.split('_')[-1]} plays the adapter differently".replace("peft", "PEFT")
+    ):
+        demo._compare_players(folder, checkpoint, recorder)
+
+
+def test_an_adapter_that_changes_nothing_stops_the_demo(ran, recorder, monkeypatch):
+    folder, _ = ran
+    monkeypatch.setattr(demo, "load_adapter", lambda *_: None)
+    for player in ("velocity_through_peft", "velocity_through_diffusers"):
+        monkeypatch.setattr(demo, player, lambda decoder, _, inputs: decoder(**inputs).sample)
+    checkpoint = choose_model(find_checkpoints(folder / "checkpoints"), demo.MODEL)
+    with pytest.raises(UserError):
+        demo._compare_players(folder, checkpoint, recorder)
+
+
+@pytest.mark.parametrize("losses", [[1.0] * 8, [1, 1, 2, 2, 2, 2, 3, 3], [1.0, 1.0, math.nan, math.nan] * 2])
+def test_a_loss_that_does_not_fall_is_an_error(losses):
+    with pytest.raises(UserError, match="instead of falling"):
+        demo._require_a_fall(losses)
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path, recorder):
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="holds something else"):
+        demo.run_demo(tmp_path, recorder)
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"thesis.txt": "mine"}
+
+
+def test_a_file_is_no_folder_to_work_in(tmp_path, recorder):
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="is a file"):
+        demo.run_demo(tmp_path / "thesis.txt", recorder)
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_emptying_an_earlier_demo_follows_no_link_out_of_it(tmp_path):
+    outside, inside = tmp_path / "outside", tmp_path / "demo"
+    outside.mkdir()
+    (outside / "precious.txt").touch()
+    inside.mkdir()
+    (inside / demo.MARK).touch()
+    (inside / "link").symlink_to(outside, target_is_directory=True)
+    demo._take_folder(inside)
+    assert [path.name for path in inside.iterdir()] == [demo.MARK]
+    assert (outside / "precious.txt").is_file()
