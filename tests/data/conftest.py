@@ -1,5 +1,7 @@
 """Sound that tests can recognise, in every format; songs that need no model; the toy models."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,12 @@ import av
 import numpy as np
 import pytest
 import torch
+
+from woodshed.data import passes
+from woodshed.data.dataset import SongDataset, open_dataset
+from woodshed.models.checkpoints import choose_model, find_checkpoints, fingerprint
+from woodshed.settings.resolve import Layer, resolve
+from woodshed.settings.schema import PreprocessSettings
 
 CODECS = {
     ".wav": "pcm_s16le",
@@ -65,3 +73,116 @@ def pitch() -> Callable[[torch.Tensor], float]:
         return int(spectrum.argmax()) * 48_000 / len(channel)
 
     return measure
+
+
+@pytest.fixture
+def write_sample(tmp_path) -> Callable[..., Path]:
+    """Write a sample file for a toy model into `tmp_path/tensors`; a key set to ... is left out."""
+
+    def write(name: str = "song", *, frames: int = 6, tokens: int = 4, **changes: object) -> Path:
+        draw = torch.Generator().manual_seed(sum(name.encode()))
+        content = {
+            "target_latents": torch.randn(frames, 16, generator=draw),
+            "attention_mask": torch.ones(frames),
+            "encoder_hidden_states": torch.randn(tokens, 32, generator=draw),
+            "encoder_attention_mask": torch.ones(tokens, dtype=torch.bool),
+            "context_latents": torch.randn(frames, 32, generator=draw),
+            "metadata": {"filename": f"{name}.wav"},
+        } | changes
+        path = tmp_path / "tensors" / f"{name}.pt"
+        path.parent.mkdir(exist_ok=True)
+        torch.save({key: value for key, value in content.items() if value is not ...}, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def music(tmp_path, write_audio, tones) -> Path:
+    """Three songs of a quarter of a second, two of them of one name."""
+    for pitch, name in enumerate(("a.wav", "one/b.wav", "two/b.wav"), 1):
+        write_audio(tmp_path / "music" / name, tones(0.25, channels=1) * pitch / 4)
+    return tmp_path / "music"
+
+
+@pytest.fixture
+def settings_for(tmp_path, checkpoint_root) -> Callable[..., PreprocessSettings]:
+    """Build settings that preprocess `tmp_path/music` into `tmp_path/tensors` for the toy base model."""
+
+    def build(**changes: object) -> PreprocessSettings:
+        values = {
+            "checkpoint_dir": checkpoint_root,
+            "model": "acestep-v15-base",
+            "audio_dir": tmp_path / "music",
+            "tensor_output": tmp_path / "tensors",
+            "device": "cpu",
+        }
+        return resolve(PreprocessSettings, [Layer("test", values | changes)]).settings
+
+    return build
+
+
+@pytest.fixture
+def write_json(tmp_path) -> Callable[..., Path]:
+    """Write a dataset JSON beside the music, from a dictionary of fields for each file."""
+
+    def write(songs: dict[str, dict[str, object]], **metadata: object) -> Path:
+        samples = [{"audio_path": f"music/{name}", "caption": name} | fields for name, fields in songs.items()]
+        path = tmp_path / "dataset.json"
+        path.write_text(json.dumps({"metadata": metadata, "samples": samples}), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def open_for(tmp_path, checkpoint_root) -> Callable[..., SongDataset]:
+    """Open `tmp_path/tensors` for a toy model, as training does."""
+
+    def open_it(model: str = "base") -> SongDataset:
+        checkpoint = choose_model(find_checkpoints(checkpoint_root), model)
+        return open_dataset(
+            tmp_path / "tensors",
+            latent_channels=checkpoint.config.latent_channels,
+            condition_width=checkpoint.config.condition_width,
+            fingerprint=fingerprint(checkpoint),
+            model=checkpoint.name,
+        )
+
+    return open_it
+
+
+class _Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.fixture(scope="session")
+def bomb() -> Callable[[Path], object]:
+    """Something that betrays whoever unpickles it: `bomb(canary)`."""
+    return _Bomb
+
+
+@pytest.fixture(scope="session")
+def loaded() -> dict[object, object]:
+    return {}
+
+
+@pytest.fixture
+def loaded_once(monkeypatch, loaded) -> None:
+    """Load each part of a model once for all tests; they are frozen, so that nobody sees a difference."""
+    for name in ("load_vae", "load_text_encoder", "load_condition_encoder"):
+        load = getattr(passes, name)
+
+        def remember(source, *, dtype, device, name=name, load=load):
+            key = (name, getattr(source, "folder", source), dtype, device)
+            if key not in loaded:
+                loaded[key] = load(source, dtype=dtype, device=device)
+            return loaded[key]
+
+        monkeypatch.setattr(passes, name, remember)

@@ -92,7 +92,8 @@ def test_a_json_describes_and_the_folder_provides(music, tmp_path):
     assert found.notices == (f"1 files in {music} are not in the dataset JSON and are left out: b.wav.",)
 
 
-def test_songs_of_a_json_without_words_get_those_of_their_file_name(music, tmp_path):
+@pytest.mark.usefixtures("music")
+def test_songs_of_a_json_without_words_get_those_of_their_file_name(tmp_path):
     path = write_json(
         tmp_path, [{"audio_path": "music/a.mp3", "caption": "N/A"}, {"audio_path": "music/b.wav", "caption": "jig"}]
     )
@@ -101,7 +102,8 @@ def test_songs_of_a_json_without_words_get_those_of_their_file_name(music, tmp_p
     assert "1 of 2 songs have no caption" in found.notices[0]
 
 
-def test_lyrics_of_an_instrumental_are_left_out_and_that_is_said(music, tmp_path):
+@pytest.mark.usefixtures("music")
+def test_lyrics_of_an_instrumental_are_left_out_and_that_is_said(tmp_path):
     sample = {"audio_path": "music/a.mp3", "caption": "c", "lyrics": "la la", "is_instrumental": True}
     assert find_songs(None, write_json(tmp_path, [sample])).notices == (
         "1 songs are marked instrumental, so their lyrics are left out: a.mp3.",

@@ -1,7 +1,9 @@
 """From a dataset to a stream of batches: the order of an epoch, workers, pinned memory, and songs kept in RAM."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,14 +72,16 @@ class BatchLoader:
         worker_options: dict[str, Any] = {}
         if self.num_workers:
             worker_options = {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
-        self._loader: DataLoader[Batch | _Failure] = DataLoader(
-            songs,
-            batch_sampler=self._batches,
-            num_workers=self.num_workers,
-            collate_fn=_collate_or_report,
-            pin_memory=pin_memory and device_type == "cuda",
-            **worker_options,
-        )
+        with _workers_as_asked():
+            self._loader: DataLoader[Batch | _Failure] = DataLoader(
+                songs,
+                batch_sampler=self._batches,
+                num_workers=self.num_workers,
+                collate_fn=_collate_or_report,
+                pin_memory=pin_memory and device_type == "cuda",
+                generator=torch.Generator(),  # its own: reading draws nothing from the stream that training uses
+                **worker_options,
+            )
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Yield an epoch's batches, leaving out the first `start_batch` without reading them.
@@ -86,17 +90,35 @@ class BatchLoader:
             DataError: when a song cannot be read.
         """
         self._batches.epoch, self._batches.start_batch = epoch, start_batch
-        for batch in self._loader:
-            if isinstance(batch, _Failure):
-                raise DataError(*batch.problems)
-            yield batch
+        with _workers_as_asked():
+            stream = iter(self._loader)
+        try:
+            for batch in stream:
+                if isinstance(batch, _Failure):
+                    raise DataError(*batch.problems)
+                yield batch
+        finally:
+            if self._loader._iterator is None:  # these workers do not persist
+                _stop_workers(stream)
 
     def close(self) -> None:
         """Stop persistent workers."""
-        iterator = self._loader._iterator
-        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
+        _stop_workers(self._loader._iterator)
         self._loader._iterator = None
+
+
+def _stop_workers(stream: Any) -> None:
+    """End the processes behind a stream of batches, now and not when the memory is cleaned up."""
+    if hasattr(stream, "_shutdown_workers"):
+        stream._shutdown_workers()
+
+
+@contextmanager
+def _workers_as_asked() -> Iterator[None]:
+    """Silence PyTorch's advice to take fewer workers than the user asked for; they mostly wait for the disk."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
 
 
 @dataclass(frozen=True)

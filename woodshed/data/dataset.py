@@ -3,11 +3,9 @@
 Shapes: B songs, T latent frames, C latent channels, L condition tokens, E condition width.
 """
 
-import json
-import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +13,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from woodshed.errors import DataError
+from woodshed.data.manifest import OUR_RECORD, UNFINISHED, Manifest, read_manifest
+from woodshed.data.songs import MOST_NAMED, listed
+from woodshed.data.tensor_files import read_tensors
+from woodshed.errors import DataError, collecting
 
-MANIFEST = "manifest.json"
-OUR_RECORD = "woodshed"  # our block in the manifest
 KEYS = (
     "target_latents",
     "attention_mask",
@@ -28,8 +27,7 @@ KEYS = (
     "metadata",
 )
 CHECKED_AT_OPENING = 200  # datasets up to this size are read once before training, so that errors come first
-UNFINISHED = (".tmp.pt", "__writing__", ".writing")
-MOST_NAMED = 8
+TEMPORARY = (".tmp.pt", ".__writing__.pt")  # how other tools end the names of files that they have not finished
 
 
 @dataclass(frozen=True)
@@ -88,20 +86,21 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 @dataclass(frozen=True)
-class Widths:
+class Demands:
     """What a model expects of its songs."""
 
     latent_channels: int  # C
     condition_width: int  # E
+    fingerprint: str  # of its condition encoder; see `woodshed.models.checkpoints.fingerprint`
 
 
 class SongDataset(Dataset[Sample]):
     """Preprocessed songs, read when asked for; small enough to travel to worker processes."""
 
-    def __init__(self, files: Sequence[Path], widths: Widths, *, custom_tag: str, notices: tuple[str, ...]) -> None:
+    def __init__(self, files: Sequence[Path], demands: Demands, *, custom_tag: str, notices: tuple[str, ...]) -> None:
         self.files = tuple(files)
         self.names = tuple(path.stem for path in files)
-        self.widths = widths
+        self.demands = demands
         self.custom_tag = custom_tag
         self.notices = notices
 
@@ -114,24 +113,11 @@ class SongDataset(Dataset[Sample]):
         Raises:
             DataError: when the file cannot be used, saying why.
         """
-        return read_sample(self.files[index], self.widths)
+        return read_sample(self.files[index], self.demands)
 
     def size_in_bytes(self) -> int:
         """Return how much the files weigh, which is about what they take in memory."""
         return sum(path.stat().st_size for path in self.files)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a manifest.json says; everything optional, because other tools write less."""
-
-    samples: tuple[str, ...] | None = None
-    model: str = ""
-    fingerprint: str = ""
-    conditioning: str = ""
-    custom_tag: str = ""
-    records: Mapping[str, Any] = field(default_factory=dict)  # ours: per song, what its tensors were made of
-    is_complete: bool = True  # false when preprocessing was interrupted
 
 
 def open_dataset(
@@ -151,21 +137,21 @@ def open_dataset(
     """
     if not folder.is_dir():
         raise DataError(f"There is no dataset folder {folder}. Make one with woodshed preprocess.")
-    manifest = read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder)
     if manifest.fingerprint and manifest.fingerprint != fingerprint:
         raise DataError(
             f"The dataset {folder} was made for {manifest.model}, whose conditions mean nothing to {model}. "
             f"Preprocess the songs again with --model {model}, or train on {manifest.model}."
         )
     files = _song_files(folder, manifest)
-    widths = Widths(latent_channels, condition_width)
+    demands = Demands(latent_channels, condition_width, fingerprint)
     if len(files) <= CHECKED_AT_OPENING:
-        check_all(files, widths)
-    return SongDataset(files, widths, custom_tag=manifest.custom_tag, notices=_notices(folder, manifest))
+        check_all(files, demands)
+    return SongDataset(files, demands, custom_tag=manifest.custom_tag, notices=_notices(folder, manifest))
 
 
 def _notices(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    if not manifest.is_complete:
+    if not manifest.is_complete or (folder / UNFINISHED).is_dir():
         return (f"Preprocessing of {folder} was interrupted: only the songs that were finished take part.",)
     if manifest.fingerprint:
         return ()
@@ -176,26 +162,25 @@ def _notices(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     )
 
 
-def check_all(files: Sequence[Path], widths: Widths) -> None:
+def check_all(files: Sequence[Path], demands: Demands) -> None:
     """Read every file once.
 
     Raises:
-        DataError: naming each file that cannot be used.
+        DataError: naming the files that cannot be used.
     """
     problems: list[str] = []
     for path in files:
-        try:
-            read_sample(path, widths)
-        except DataError as error:
-            problems += error.problems
+        with collecting(problems):
+            read_sample(path, demands)
+    if len(problems) > MOST_NAMED:
+        problems[MOST_NAMED:] = [f"There are {len(problems) - MOST_NAMED} more problems of this kind."]
     if problems:
         raise DataError(*problems)
 
 
 def _song_files(folder: Path, manifest: Manifest) -> list[Path]:
     """Return the sample files, by the manifest or by listing."""
-    found = {path.name: path for path in sorted(folder.glob("*.pt")) if not path.name.endswith(UNFINISHED)}
-    found = {name: path for name, path in found.items() if not any(mark in name for mark in UNFINISHED)}
+    found = {path.name: path for path in sorted(folder.glob("*.pt")) if not _is_temporary(path.name)}
     if manifest.samples is None:
         if not found:
             raise DataError(f"There are no .pt files in {folder}. Make them with woodshed preprocess.")
@@ -204,61 +189,33 @@ def _song_files(folder: Path, manifest: Manifest) -> list[Path]:
         raise DataError(f"The manifest in {folder} names no songs. Run woodshed preprocess again.")
     missing = [name for name in manifest.samples if name not in found]
     if missing:
-        named = ", ".join(missing[:MOST_NAMED]) + (
-            f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-        )
+        gone = listed(missing)
         raise DataError(
-            f"The manifest in {folder} names files that are not there: {named}. Run woodshed preprocess again."
+            f"The manifest in {folder} names files that are not there: {gone}. Run woodshed preprocess again."
         )
     return [found[name] for name in manifest.samples]
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read a manifest.json of ours or of ACE-Step; a missing one is an empty one.
-
-    Old manifests of other tools name files relative to some working directory or with Windows paths; only the file
-    names count, as the folder can be moved.
-
-    Raises:
-        DataError: when the file is no manifest.
-    """
-    if not path.is_file():
-        return Manifest()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        names = content["samples"]
-        ours = content.get(OUR_RECORD, {})
-        return Manifest(
-            samples=tuple(dict.fromkeys(_file_name(str(name)) for name in names)),
-            model=ours.get("model", ""),
-            fingerprint=ours.get("fingerprint", ""),
-            conditioning=ours.get("conditioning", ""),
-            custom_tag=str(content.get("metadata", {}).get("custom_tag") or ""),
-            records=ours.get("songs", {}),
-            is_complete=ours.get("is_complete", True),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read as a manifest ({error!r}). Delete it, or run woodshed preprocess again."
-        ) from error
+def _is_temporary(name: str) -> bool:
+    """Tell what is no sample: unfinished files, and hidden ones such as macOS puts beside others."""
+    return name.startswith(".") or name.endswith(TEMPORARY)
 
 
-def _file_name(path: str) -> str:
-    return PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
+def record_of(content: Any) -> Mapping[str, Any]:
+    """Return what preprocessing noted in a sample file about its making; nothing in files of other tools."""
+    metadata = content.get("metadata") if isinstance(content, dict) else None
+    record = metadata.get(OUR_RECORD) if isinstance(metadata, dict) else None
+    return record if isinstance(record, dict) else {}
 
 
-def read_sample(path: Path, widths: Widths) -> Sample:
+def read_sample(path: Path, demands: Demands) -> Sample:
     """Read one `.pt` file, check it, and trim its conditions to the valid ones, because the decoder ignores masks.
 
     Raises:
         DataError: with everything that is wrong with the file.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path.name} cannot be read as tensors ({reason}). Preprocess that song again.") from error
-    problems = _problems(content, widths)
+    content = read_tensors(path)
+    problems = _problems(content, demands)
     if problems:
         raise DataError(*(f"{path.name}: {problem}. Preprocess that song again." for problem in problems))
     is_valid = content["encoder_attention_mask"].bool()
@@ -267,25 +224,28 @@ def read_sample(path: Path, widths: Widths) -> Sample:
     )
 
 
-def _problems(content: Any, widths: Widths) -> list[str]:
+def _problems(content: Any, demands: Demands) -> list[str]:
     """Return what is wrong with a sample file's content, as sentences without their full stop."""
     if not isinstance(content, dict):
         return [f"it holds a {type(content).__name__} instead of a dictionary"]
     missing = [key for key in KEYS if key not in content]
     if missing:
         return [f"it lacks {', '.join(missing)}"]
+    record = record_of(content)
+    if record and record.get("fingerprint") != demands.fingerprint:
+        return [f"it was made for {record.get('model')}, whose conditions mean nothing to this model"]
     tensors = {key: content[key] for key in KEYS if key != "metadata"}
     wrong = [f"{key} is no tensor" for key, value in tensors.items() if not isinstance(value, Tensor)]
     if wrong:
         return wrong
-    return _wrong_shapes(tensors, widths) or [
+    return _wrong_shapes(tensors, demands) or [
         f"{key} holds numbers that are not finite"
         for key in ("target_latents", "context_latents", "encoder_hidden_states")
         if not tensors[key].isfinite().all()
     ]
 
 
-def _wrong_shapes(tensors: Mapping[str, Tensor], widths: Widths) -> list[str]:
+def _wrong_shapes(tensors: Mapping[str, Tensor], demands: Demands) -> list[str]:
     latents, states, mask = (
         tensors[key] for key in ("target_latents", "encoder_hidden_states", "encoder_attention_mask")
     )
@@ -293,9 +253,9 @@ def _wrong_shapes(tensors: Mapping[str, Tensor], widths: Widths) -> list[str]:
     if frames == 0:
         return ["it has no frames"]
     expected = {
-        "target_latents": (frames, widths.latent_channels),
-        "context_latents": (frames, 2 * widths.latent_channels),
-        "encoder_hidden_states": (len(states) if states.dim() else 0, widths.condition_width),
+        "target_latents": (frames, demands.latent_channels),
+        "context_latents": (frames, 2 * demands.latent_channels),
+        "encoder_hidden_states": (len(states) if states.dim() else 0, demands.condition_width),
         "encoder_attention_mask": (len(states) if states.dim() else 0,),
     }
     wrong = [

@@ -5,16 +5,18 @@ condition encoder. A song's result appears whole or not at all, and an interrupt
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from woodshed import __version__
 from woodshed.data.catalogue import find_songs
-from woodshed.data.dataset import MANIFEST, OUR_RECORD, read_manifest
 from woodshed.data.events import EncodeEvent, Finished, Found, Notice, SongDone, SongFailed
 from woodshed.data.jobs import CONDITIONING, Job, Work, is_done, list_jobs
-from woodshed.data.passes import UNFINISHED, encode_songs
+from woodshed.data.manifest import MANIFEST, OUR_RECORD, UNFINISHED
+from woodshed.data.passes import encode_songs
 from woodshed.errors import DataError, UserError, collecting
 from woodshed.models.checkpoints import choose_model, find_checkpoints, fingerprint
 from woodshed.models.devices import resolve_device, resolve_precision
@@ -34,8 +36,7 @@ def preprocess(settings: PreprocessSettings) -> Iterator[EncodeEvent]:
     started_at = time.monotonic()
     work = prepare(settings)
     jobs, failures = list_jobs(work)
-    records = dict(read_manifest(work.output / MANIFEST).records)
-    good = {job.name for job in jobs if is_done(work, job, records)}
+    good = {job.name for job in jobs if is_done(work, job)}
     waiting = [job for job in jobs if job.name not in good]
     unchanged = len(good)
     yield Found(len(jobs) + len(failures), unchanged, str(work.device), str(work.dtype).removeprefix("torch."))
@@ -82,8 +83,8 @@ def prepare(settings: PreprocessSettings) -> Work:
             part()
     with collecting(problems):
         songs = find_songs(settings.audio_dir, settings.dataset_json)
-    if settings.tensor_output.exists() and not settings.tensor_output.is_dir():
-        problems.append(f"The tensor output {settings.tensor_output} is a file. Choose a folder.")
+    with collecting(problems):
+        _refuse_unusable(settings.tensor_output)
     if problems:
         raise UserError(*problems)
     assert found is not None
@@ -94,13 +95,22 @@ def prepare(settings: PreprocessSettings) -> Work:
     return Work(settings, found, checkpoint, known, songs, device, dtype)
 
 
+def _refuse_unusable(output: Path) -> None:
+    """Refuse an output that is no folder, or that cannot be made or written."""
+    nearest = next((folder for folder in (output, *output.absolute().parents) if folder.exists()), None)
+    if nearest is None or not nearest.is_dir():
+        raise DataError(f"The tensor output {output} cannot be made: {nearest} is no folder. Choose another.")
+    if not os.access(nearest, os.W_OK):
+        raise DataError(f"The tensor output {output} cannot be written: {nearest} is closed to you. Choose another.")
+
+
 def _write_manifest(work: Work, jobs: list[Job], *, is_complete: bool) -> None:
-    """Write what other tools read, and beside it what a later run of ours compares with."""
+    """Write what other tools read, and beside it for which model the songs are."""
     content = {
         "metadata": {
             "name": work.songs.name or work.output.name,
             "custom_tag": work.custom_tag,
-            "tag_position": work.songs.tag_position or work.settings.tag_position,
+            "tag_position": work.tag_position,
             "num_samples": len(jobs),
             "all_instrumental": all(job.song.is_instrumental for job in jobs),
             "genre_ratio": work.genre_ratio,
@@ -113,7 +123,6 @@ def _write_manifest(work: Work, jobs: list[Job], *, is_complete: bool) -> None:
             "fingerprint": work.fingerprint,
             "conditioning": CONDITIONING,
             "is_complete": is_complete,
-            "songs": {job.name: work.record(job) for job in jobs},
         },
     }
     write_text(work.output / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False))

@@ -1,10 +1,11 @@
 """What preprocessing has to do: which songs, under which names, and which of them are already done.
 
-Identity is by content. A song is done when a record says that its tensors were made from the same audio, text, model
-and settings; where files lie and what they are called does not matter.
+Identity is by content. A song is done when its file records that its tensors were made from the same audio, text, model
+and settings; where files lie does not matter. The record lies in the file itself, so that the two can never disagree.
 """
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,14 +14,19 @@ from typing import Any
 
 import torch
 
+from woodshed.data.audio import SAMPLE_RATE
 from woodshed.data.conditioning import prompt_sources, song_texts
-from woodshed.data.songs import PromptSource, Song, SongList
+from woodshed.data.dataset import record_of
+from woodshed.data.songs import PromptSource, Song, SongList, TagPosition
+from woodshed.data.tensor_files import read_tensors
 from woodshed.errors import DataError
 from woodshed.models.checkpoints import Checkpoint, CheckpointRoot
 from woodshed.settings.schema import PreprocessSettings
 
 CONDITIONING = "inference"  # text and reference as the model's own inference gives them
 IDENTITY = ("audio", "text", "settings", "fingerprint")
+LONGEST_NAME = 80  # characters of a file's own name that its tensors keep
+LONGEST_NAME_BYTES = 160  # most file systems allow 255, of which digest and endings take their part
 
 
 @dataclass
@@ -32,6 +38,7 @@ class Job:
     audio_digest: str
     name: str = ""  # of its .pt file, without the ending
     seconds: float = 0.0  # of what is encoded; known once the song was decoded
+    is_cut: bool = False  # whether the song goes on after that
     facts: dict[str, Any] = field(default_factory=dict)  # frames and token counts
 
 
@@ -55,22 +62,32 @@ class Work:
     @property
     def custom_tag(self) -> str:
         """The trigger tag: the user's, else the dataset's."""
-        return self.settings.custom_tag or self.songs.custom_tag
+        return self.settings.custom_tag if self._is_chosen("custom_tag") else self.songs.custom_tag
+
+    @property
+    def tag_position(self) -> TagPosition:
+        """Where the tag goes: as the user says, else as the dataset says, else the default."""
+        theirs = None if self._is_chosen("tag_position") else self.songs.tag_position
+        return theirs or self.settings.tag_position
 
     @property
     def genre_ratio(self) -> int:
-        """Percent of genre prompts: the user's, else the dataset's."""
-        theirs = self.songs.genre_ratio if self._is_default("genre_ratio") else None
+        """Percent of genre prompts: the user's, else the dataset's, else the default."""
+        theirs = None if self._is_chosen("genre_ratio") else self.songs.genre_ratio
         return self.settings.genre_ratio if theirs is None else theirs
+
+    @property
+    def longest(self) -> int | None:
+        """Samples at which a song is cut, None for never."""
+        return round(self.settings.max_duration * SAMPLE_RATE) if self.settings.max_duration else None
 
     def texts(self, job: Job) -> tuple[str, str]:
         """Return prompt and lyric text of a song whose length is known."""
-        theirs = self.songs.tag_position if self._is_default("tag_position") else None
         return song_texts(
             job.song,
             job.source,
             tag=self.custom_tag,
-            position=theirs or self.settings.tag_position,
+            position=self.tag_position,
             language=self.settings.language,
             seconds=job.seconds,
         )
@@ -78,21 +95,24 @@ class Work:
     def record(self, job: Job) -> dict[str, Any]:
         """Return what a song's tensors are made of, and what is worth knowing about them."""
         return {
+            "model": self.checkpoint.name,
+            "fingerprint": self.fingerprint,
             "audio": job.audio_digest,
             "text": digest(*self.texts(job)),
             "settings": self.settings_digest,
-            "fingerprint": self.fingerprint,
             "seconds": job.seconds,
+            "is_cut": job.is_cut,
             **job.facts,
         }
 
     @property
     def settings_digest(self) -> str:
-        """A digest of the settings that change the tensors."""
-        return digest(str(self.settings.max_duration), str(self.settings.seed), str(self.dtype), CONDITIONING)
+        """A digest of the settings that change any song's tensors; the longest duration only changes longer songs."""
+        return digest(str(self.settings.seed), str(self.dtype), CONDITIONING)
 
-    def _is_default(self, name: str) -> bool:
-        return bool(getattr(self.settings, name) == type(self.settings).model_fields[name].default)
+    def _is_chosen(self, name: str) -> bool:
+        """Tell whether the user set this, be it to the default."""
+        return name in self.settings.model_fields_set
 
 
 def list_jobs(work: Work) -> tuple[list[Job], list[DataError]]:
@@ -111,30 +131,46 @@ def list_jobs(work: Work) -> tuple[list[Job], list[DataError]]:
     taken: Counter[str] = Counter()
     for job in jobs:
         name = f"{_safe(job.song.path.stem)}-{job.audio_digest[:8]}"
-        taken[name] += 1
-        job.name = name if taken[name] == 1 else f"{name}-{taken[name]}"
+        taken[name.casefold()] += 1  # some file systems do not tell small from capital letters
+        count = taken[name.casefold()]
+        job.name = name if count == 1 else f"{name}-{count}"
     return jobs, failures
 
 
-def is_done(work: Work, job: Job, records: Mapping[str, Any]) -> bool:
-    """Tell whether a song's tensors exist and would come out the same; then its facts are taken from the record."""
-    record = records.get(job.name)
-    if not isinstance(record, dict) or not (work.output / f"{job.name}.pt").is_file():
+def is_done(work: Work, job: Job) -> bool:
+    """Tell whether a song's tensors exist and would come out the same; then its facts are taken from their record."""
+    path = work.output / f"{job.name}.pt"
+    record: Mapping[str, Any] = {}
+    if path.is_file():
+        try:
+            record = record_of(read_tensors(path, mapped=True))
+        except DataError:  # damaged: made again
+            return False
+    if record.get("audio") != job.audio_digest or not _is_as_long(work, record):
         return False
-    if record.get("audio") != job.audio_digest:
-        return False
-    job.seconds = float(record.get("seconds", 0.0))
+    job.seconds, job.is_cut = record["seconds"], record["is_cut"]
     now = work.record(job)
     if any(record.get(key) != now[key] for key in IDENTITY):
         return False
-    job.facts = {key: value for key, value in record.items() if key not in (*IDENTITY, "seconds")}
+    job.facts = {key: value for key, value in record.items() if key not in now}
     return True
+
+
+def _is_as_long(work: Work, record: Mapping[str, Any]) -> bool:
+    """Tell whether as much of a song would be encoded as the last time."""
+    samples: int = round(record["seconds"] * SAMPLE_RATE)
+    is_cut: bool = record["is_cut"]
+    if work.longest is None:
+        return not is_cut
+    return samples == work.longest if is_cut else samples <= work.longest
 
 
 def _safe(stem: str) -> str:
     """Return a file name that every platform can write and read."""
+    stem = unicodedata.normalize("NFC", stem)
     kept = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem)
-    return kept.strip(" .")[:80] or "song"
+    short = kept[:LONGEST_NAME].encode()[:LONGEST_NAME_BYTES].decode(errors="ignore")
+    return short.strip(" .") or "song"
 
 
 def file_digest(path: Path) -> str:

@@ -42,8 +42,8 @@ def encode_waveform(
 ) -> Posterior:
     """Encode a song; the result does not depend on the tiles, up to rounding.
 
-    The waveform is padded with zeros to whole frames first: tiles then begin and end on frames, and none shifts where
-    the last tile is short. The begun frame is dropped again, as the untiled encoder has none for it.
+    Tiles begin on frames, so that none shifts. The samples after the last whole frame have no frame of their own, but
+    the last frames hear them, as in the untiled encoder.
 
     Args:
         vae: on any device, in any precision.
@@ -54,8 +54,8 @@ def encode_waveform(
     Returns:
         T = S // hop frames, at least one.
     """
-    hop, rate, samples = hop_of(vae), vae.config.sampling_rate, waveform.shape[1]
-    waveform = F.pad(waveform, (0, -samples % hop))
+    hop, rate = hop_of(vae), vae.config.sampling_rate
+    waveform = F.pad(waveform, (0, max(hop - waveform.shape[1], 0)))
     frames = waveform.shape[1] // hop
     overlap = round(overlap_seconds * rate / hop)
     core = round(tile_seconds * rate / hop) - 2 * overlap
@@ -64,10 +64,10 @@ def encode_waveform(
     for start in range(0, frames, core):
         end = min(start + core, frames)
         seen_from, seen_to = max(start - overlap, 0), min(end + overlap, frames)
-        tile = waveform[None, :, seen_from * hop : seen_to * hop].to(vae.device, vae.dtype)
+        stop = seen_to * hop if seen_to < frames else None
+        tile = waveform[None, :, seen_from * hop : stop].to(vae.device, vae.dtype)
         posterior = vae.encode(tile).latent_dist
         own = slice(start - seen_from, end - seen_from)
         means.append(posterior.mean[0, :, own].T.float().cpu())
         stds.append(posterior.std[0, :, own].T.float().cpu())
-    kept = max(samples // hop, 1)
-    return Posterior(torch.cat(means)[:kept], torch.cat(stds)[:kept])
+    return Posterior(torch.cat(means), torch.cat(stds))

@@ -1,6 +1,5 @@
 """The passes of preprocessing: what each part of the model does to each song."""
 
-import pickle
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,10 @@ from woodshed.data import audio
 from woodshed.data.events import EncodeEvent, Notice, SongDone, SongFailed
 from woodshed.data.jobs import Job, Work, digest
 from woodshed.data.latents import encode_waveform
-from woodshed.errors import DataError
+from woodshed.data.manifest import OUR_RECORD, UNFINISHED
+from woodshed.data.songs import listed
+from woodshed.data.tensor_files import read_tensors, write_tensors
+from woodshed.errors import DataError, UserError
 from woodshed.models.encoders import (
     MAX_LYRIC_TOKENS,
     MAX_PROMPT_TOKENS,
@@ -23,9 +25,6 @@ from woodshed.models.encoders import (
     encode_conditions,
 )
 from woodshed.models.load import load_condition_encoder, load_silence, load_text_encoder, load_vae
-from woodshed.storage import whole_file
-
-UNFINISHED = ".unfinished"  # intermediate results, beside the finished ones
 
 Steps = Generator[EncodeEvent, None, list[Job]]
 """Events on the way; in the end the songs that came through."""
@@ -33,11 +32,11 @@ Steps = Generator[EncodeEvent, None, list[Job]]
 
 def encode_songs(work: Work, jobs: list[Job]) -> Iterator[EncodeEvent]:
     """Take songs through both passes; one that fails is left out of what follows."""
-    (work.output / UNFINISHED).mkdir(parents=True, exist_ok=True)
     jobs = yield from _first_pass(work, jobs)
     _free_memory(work.device)
-    yield from _second_pass(work, jobs)
-    _free_memory(work.device)
+    if jobs:
+        yield from _second_pass(work, jobs)
+        _free_memory(work.device)
 
 
 def _first_pass(work: Work, jobs: list[Job]) -> Steps:
@@ -46,6 +45,7 @@ def _first_pass(work: Work, jobs: list[Job]) -> Steps:
     vae = load_vae(work.found.require_vae(), dtype=work.dtype, device=work.device)
     texts = load_text_encoder(work.found.require_text_encoder(), dtype=work.dtype, device=waiting_room)
     jobs = yield from _each(jobs, "audio", partial(_encode_audio, work, vae))
+    yield from _length_notice(work, jobs)
     vae.to(waiting_room)
     texts.to(work.device)
     jobs = yield from _each(jobs, "text", partial(_encode_text, work, texts))
@@ -69,6 +69,11 @@ def _each(jobs: list[Job], step: str, encode: Callable[[Job], None]) -> Steps:
         except DataError as error:
             yield from map(SongFailed, error.problems)
             continue
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"Out of memory on the device at {job.song.path} ({step}). What is done is kept: run the same command "
+                "again with --offload-encoder, --precision bf16 or --device cpu, or end what else uses the device."
+            ) from error
         through.append(job)
         yield SongDone(step, job.name, number, len(jobs), job.seconds)
     return through
@@ -77,21 +82,25 @@ def _each(jobs: list[Job], step: str, encode: Callable[[Job], None]) -> Steps:
 def _encode_audio(work: Work, vae: AutoencoderOobleck, job: Job) -> None:
     """Audio to latents, unless an interrupted run has already done it."""
     path = work.output / UNFINISHED / f"{job.name}.latents.pt"
-    made_of = digest(job.audio_digest, work.settings_digest)
+    made_of = digest(job.audio_digest, work.settings_digest, str(work.longest))
     stored = _read_unfinished(path, made_of)
     if stored is None:
-        waveform = audio.decode(job.song.path, max_seconds=work.settings.max_duration)
-        posterior = encode_waveform(vae, waveform)
-        generator = torch.Generator().manual_seed(_song_seed(work.settings.seed, job))
-        stored = {
-            "made_of": made_of,
-            "latents": posterior.sample(generator),
-            "seconds": waveform.shape[1] / audio.SAMPLE_RATE,
-        }
-        _refuse_non_finite(job, stored["latents"], "latents")
-        _write_tensors(path, stored)
-    job.seconds = stored["seconds"]
+        stored = {"made_of": made_of, **_decode_and_encode(work, vae, job)}
+        write_tensors(path, stored)
+    job.seconds, job.is_cut = stored["seconds"], stored["is_cut"]
     job.facts["frames"] = len(stored["latents"])
+
+
+def _decode_and_encode(work: Work, vae: AutoencoderOobleck, job: Job) -> dict[str, Any]:
+    """Return a song's latents, and how much of it they hold."""
+    one_more = (work.longest + 1) / audio.SAMPLE_RATE if work.longest else 0  # tells whether there is more to it
+    waveform = audio.decode(job.song.path, max_seconds=one_more)
+    is_cut = work.longest is not None and waveform.shape[1] > work.longest
+    waveform = waveform[:, : work.longest]
+    generator = torch.Generator().manual_seed(_song_seed(work.settings.seed, job))
+    latents = encode_waveform(vae, waveform).sample(generator)
+    _refuse_non_finite(job, latents.to(work.dtype), "latents")
+    return {"latents": latents, "seconds": waveform.shape[1] / audio.SAMPLE_RATE, "is_cut": is_cut}
 
 
 def _song_seed(seed: int, job: Job) -> int:
@@ -101,13 +110,11 @@ def _song_seed(seed: int, job: Job) -> int:
 
 def _read_unfinished(path: Path, made_of: str) -> dict[str, Any] | None:
     """Return an intermediate result that fits, or None."""
-    if not path.is_file():
-        return None
     try:
-        stored: dict[str, Any] = torch.load(path, weights_only=True)
-        return stored if stored["made_of"] == made_of else None
-    except (OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError):
-        return None  # damaged or foreign: made again
+        stored = read_tensors(path)
+    except DataError:
+        return None  # missing or damaged: made again
+    return stored if isinstance(stored, dict) and stored.get("made_of") == made_of else None
 
 
 def _encode_text(work: Work, texts: TextEncoder, job: Job) -> None:
@@ -116,7 +123,15 @@ def _encode_text(work: Work, texts: TextEncoder, job: Job) -> None:
     job.facts["prompt_tokens"] = texts.count_tokens(prompt)
     job.facts["lyric_tokens"] = texts.count_tokens(lyrics)
     states = {"prompt": texts.encode_text(prompt).cpu(), "lyrics": texts.embed_lyrics(lyrics).cpu()}
-    _write_tensors(work.output / UNFINISHED / f"{job.name}.text.pt", states)
+    write_tensors(work.output / UNFINISHED / f"{job.name}.text.pt", states)
+
+
+def _length_notice(work: Work, jobs: list[Job]) -> Iterator[Notice]:
+    """Say which songs are cut."""
+    cut = [job.song.path.name for job in jobs if job.is_cut]
+    if cut:
+        limit = f"{work.settings.max_duration:g} seconds (--max-duration)"
+        yield Notice(f"{len(cut)} songs are longer than {limit} and are cut there: {listed(cut)}.")
 
 
 def _cut_notices(jobs: list[Job]) -> Iterator[Notice]:
@@ -138,8 +153,8 @@ def _encode_conditions(work: Work, encoder: ConditionEncoder, silence: Tensor, j
     everything is to be made.
     """
     folder = work.output / UNFINISHED
-    latents = torch.load(folder / f"{job.name}.latents.pt", weights_only=True)["latents"]
-    states = torch.load(folder / f"{job.name}.text.pt", weights_only=True)
+    latents = read_tensors(folder / f"{job.name}.latents.pt")["latents"]
+    states = read_tensors(folder / f"{job.name}.text.pt")
     reference = silence[None, : work.checkpoint.config.timbre_fix_frame]
     conditions = encode_conditions(encoder, states["prompt"], states["lyrics"], reference)[0].cpu()
     _refuse_non_finite(job, conditions, "conditions")
@@ -152,11 +167,11 @@ def _encode_conditions(work: Work, encoder: ConditionEncoder, silence: Tensor, j
         "context_latents": torch.cat([source, torch.ones_like(source)], dim=1).to(work.dtype),
         "metadata": _metadata(work, job),
     }
-    _write_tensors(work.output / f"{job.name}.pt", sample)
+    write_tensors(work.output / f"{job.name}.pt", sample)
 
 
 def _metadata(work: Work, job: Job) -> dict[str, Any]:
-    """Return the plain facts that other tools expect in a sample file."""
+    """Return the plain facts that other tools expect in a sample file, and our own record of its making."""
     song = job.song
     return {
         "audio_path": song.path.as_posix(),
@@ -172,6 +187,7 @@ def _metadata(work: Work, job: Job) -> dict[str, Any]:
         "is_instrumental": song.is_instrumental,
         "custom_tag": song.custom_tag or work.custom_tag,
         "prompt_override": song.prompt_override,
+        OUR_RECORD: work.record(job),
     }
 
 
@@ -181,11 +197,6 @@ def _refuse_non_finite(job: Job, values: Tensor, what: str) -> None:
             f"{job.song.path}: the model made {what} that are no finite numbers. "
             "Try --precision fp32, or remove the song."
         )
-
-
-def _write_tensors(path: Path, content: dict[str, Any]) -> None:
-    with whole_file(path) as building:
-        torch.save(content, building)
 
 
 def _free_memory(device: torch.device) -> None:

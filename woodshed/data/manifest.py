@@ -1,0 +1,67 @@
+"""The manifest of a dataset folder: which samples it holds and, in our own block, for which model they were made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from woodshed.errors import DataError
+
+MANIFEST = "manifest.json"
+OUR_RECORD = "woodshed"  # our block, in the manifest and in the metadata of a sample
+UNFINISHED = ".unfinished"  # folder of intermediate results beside the samples; gone when all is done
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest.json says; everything optional, because other tools write less."""
+
+    samples: tuple[str, ...] | None = None
+    model: str = ""
+    fingerprint: str = ""
+    conditioning: str = ""
+    custom_tag: str = ""
+    is_complete: bool = True  # false when preprocessing was interrupted
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest.json, of ours or of ACE-Step; a missing one is an empty one.
+
+    Old manifests of other tools name files relative to some working directory or with Windows paths; only the file
+    names count, as the folder can be moved.
+
+    Raises:
+        DataError: when the file is no manifest.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return Manifest()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as a manifest ({error}). {MENDING}") from error
+    samples = content.get("samples") if isinstance(content, dict) else None
+    if not isinstance(samples, list) or not all(isinstance(name, str) for name in samples):
+        raise DataError(f'{path} is no manifest: it has no list "samples" of file names. {MENDING}')
+    ours, metadata = _block(content, OUR_RECORD), _block(content, "metadata")
+    return Manifest(
+        samples=tuple(dict.fromkeys(map(_file_name, samples))),
+        model=str(ours.get("model", "")),
+        fingerprint=str(ours.get("fingerprint", "")),
+        conditioning=str(ours.get("conditioning", "")),
+        custom_tag=str(metadata.get("custom_tag") or ""),
+        is_complete=ours.get("is_complete") is not False,
+    )
+
+
+MENDING = "Delete it to use every .pt file of the folder, or run woodshed preprocess again."
+
+
+def _block(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    block = content.get(name)
+    return block if isinstance(block, dict) else {}
+
+
+def _file_name(path: str) -> str:
+    return PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
