@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from woodshed import __version__
-from woodshed.commands import demo, generate, models, preprocess, presets, train
+from woodshed.commands import demo, estimate, generate, models, preprocess, presets, train
 from woodshed.commands.command import INTERRUPTED, Command
 from woodshed.console import Terminal
 from woodshed.errors import UserError
@@ -102,6 +102,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         demo.COMMAND,
         preprocess.COMMAND,
+        estimate.COMMAND,
         train.COMMAND,
         generate.COMMAND,
         models.COMMAND,

@@ -61,6 +61,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         building.unlink(missing_ok=True)
 
 
+def unwritable(path: Path) -> list[str]:
+    """Return why a file cannot be written there, as sentences, without writing anything."""
+    problems = [f"The output {path} is a folder. Name a file in it."] if path.is_dir() else []
+    place = path.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        problems.append(f"The output {path} cannot be written: {place} is no folder that you may write to.")
+    return problems
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
     with whole_file(path) as building:
