@@ -5,7 +5,7 @@ Everything heavy is imported inside the command that needs it, so that `woodshed
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from woodshed import __version__
@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str], terminal: Terminal) -> int:
-    if not words or words[0] in ("-h", "--help", "--help-all", "help"):
+    if not [word for word in words if word != "--plain"]:
+        return _open_wizard(terminal)
+    if words[0] in ("-h", "--help", "--help-all", "help"):
         terminal.data(_overview())
         return 0
     if words[0] == "--version":
@@ -61,6 +63,24 @@ def _dispatch(words: list[str], terminal: Terminal) -> int:
     if unknown:
         refuse_unknown(parser, unknown)
     return command.run(known, terminal)
+
+
+def _open_wizard(terminal: Terminal) -> int:
+    """Let the wizard start any command that reports settings, with the words it would be typed with."""
+    from woodshed.settings.reference import PAGES
+    from woodshed.wizard.jobs import job_of
+    from woodshed.wizard.session import open_wizard
+
+    def runner(name: str) -> Callable[[Sequence[str]], int]:
+        return lambda words: _dispatch([name, *words], terminal)
+
+    jobs = {
+        name: job_of(
+            name, command.what, PAGES.get(f"woodshed {name}"), build_parser(command, show_all=True), runner(name)
+        )
+        for name, command in COMMANDS.items()
+    }
+    return open_wizard(jobs, terminal)
 
 
 def build_parser(command: Command, *, show_all: bool) -> "Parser":
