@@ -49,7 +49,7 @@ def rows_of(settings):
 
 def test_steps_and_warm_up_are_those_of_the_plan(chosen):
     rows, _ = rows_of(chosen(epochs=8, warmup_steps=2))
-    assert rows["Optimizer steps"] == ("8", "8 epochs x 1; 1 songs, 4 a step")
+    assert rows["Optimizer steps"] == ("8", "8 x 1 an epoch; 1 song, 4 a step")
     assert rows["Effective warm-up"] == ("2 steps", "25% of the run, then cosine")
     assert rows_of(chosen(scheduler_type="constant", warmup_steps=2))[0]["Effective warm-up"][0] == "none"
     assert rows_of(chosen(warmup_steps=9))[0]["Effective warm-up"][0] == "3 steps"

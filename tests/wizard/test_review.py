@@ -39,7 +39,7 @@ def test_the_review_shows_everything_that_follows(reviewed):
     text = " ".join(reviewed("start", rank="16", epochs="7", warmup_steps="2").dialog.face.text.split())
     assert "Modules 32 both: q_proj k_proj v_proj o_proj" in text
     assert "Trainable parameters 28,672 a file of 0.109 MiB" in text
-    assert "Optimizer steps 7 7 epochs x 1; 1 songs, 4 a step" in text
+    assert "Optimizer steps 7 7 x 1 an epoch; 1 song, 4 a step" in text
     assert "Effective warm-up 2 steps 29% of the run, then cosine" in text
     assert "Memory about" in text
     assert "frozen" in text

@@ -68,7 +68,7 @@ def _training(found: Preflight) -> Consequences:
         (
             "Optimizer steps",
             f"{plan.total_steps:,}",
-            f"{settings.epochs} epochs x {plan.steps_per_epoch:,}; {plan.songs:,} songs, {songs} a step",
+            f"{settings.epochs} x {plan.steps_per_epoch:,} an epoch; {_songs(plan.songs)}, {songs} a step",
         ),
         ("Effective warm-up", *_warm_up(settings, plan.total_steps)),
         ("Memory", *_memory(found, estimate)),
@@ -113,6 +113,10 @@ def _longest(found: Preflight) -> tuple[Sample, float]:
     sizes = [path.stat().st_size for path in found.dataset.files]
     index = max(range(len(sizes)), key=sizes.__getitem__)
     return found.dataset[index], sum(sizes) / len(sizes) / max(sizes)
+
+
+def _songs(count: int) -> str:
+    return f"{count:,} song{'' if count == 1 else 's'}"
 
 
 def _kinds(targets: Shapes) -> str:

@@ -98,17 +98,18 @@ def columns(rows: Iterable[tuple[str, str, str]], width: int) -> list[Line]:
         return []
     first = max(len(name) for name, _, _ in rows) + 2
     room = max(min(width, WIDEST) - len(INDENT) - first, 16)
-    paired = [(value, remark) for _, value, remark in rows if remark]
-    second = max((len(value) for value, _ in paired), default=0) + 2
-    widest = max((len(remark) for _, remark in paired), default=0)
-    is_beside = second + min(widest, 24) <= room
+    usual = [len(value) for _, value, remark in rows if remark and len(value) <= room // 2]
+    second = max(usual, default=0) + 2  # a long path must not push every remark aside
+    widest = max((len(remark) for _, _, remark in rows), default=0)
+    has_third = second + min(widest, 24) <= room
     lines: list[Line] = []
     for name, value, remark in rows:
-        start = INDENT + name.ljust(first)
-        below = " " * len(start)
+        is_beside = has_third and len(value) + 2 <= second
         pieces = textwrap.wrap(value, room, break_on_hyphens=False) or [""]
         remarks = textwrap.wrap(remark, room - second if is_beside else room, break_on_hyphens=False)
         head = remarks.pop(0) if is_beside and remarks else ""
+        start = INDENT + name.ljust(first)
+        below = " " * len(start)
         lines.append((("dim", start), ("", pieces[0].ljust(second) if head else pieces[0]), ("dim", head)))
         lines += [line(below + piece) for piece in pieces[1:]]
         lines += [line(below + " " * (second if is_beside else 0) + piece, "dim") for piece in remarks]

@@ -46,7 +46,7 @@ ENTRIES = (
     Entry("generate", "Listen", "music with or without an adapter", "generate"),
     Entry("adapters", "Adapters", "look into one, or export it for another tool", ""),
     Entry("presets", "Presets", "show, import, export, delete", ""),
-    Entry("settings", "Settings", "where the checkpoints live, what is remembered", ""),
+    Entry("settings", "Settings", "checkpoints, and what is remembered", ""),
     Entry(LEAVE, "Leave", "", ""),
 )
 ADAPTER_JOBS = {"inspect": "Look into an adapter", "export": "Export an adapter"}

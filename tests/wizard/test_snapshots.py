@@ -1,0 +1,123 @@
+"""The main pages as text, at three widths, reviewed by eye; docs/wizard.md shows some of them.
+
+`WOODSHED_SNAPSHOTS=write pytest tests/wizard/test_snapshots.py` writes them anew after a wanted change.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.wizard.conftest import ScriptedFace
+from woodshed.settings.files import save_user_settings
+from woodshed.wizard import consequences, settings_pages
+from woodshed.wizard.face import FANCY
+from woodshed.wizard.jobs import Job
+from woodshed.wizard.layout import question
+from woodshed.wizard.session import Session
+
+FOLDER = Path(__file__).parent / "snapshots"
+DOCS = Path(__file__).parents[2] / "docs" / "wizard.md"
+WIDTHS = (60, 80, 140)
+ANSWERS = {
+    "What next?": "lora",
+    "How much do you want to decide?": "basic",
+    "Begin with a preset?": "quick_test",
+    "Rank": ["?", "0", "8"],
+    "Batch size": "2",
+}
+PAGES = {
+    "first_run": ("First run", "[1/"),
+    "start": ("[1/8] Start", "[2/8]"),
+    "model": ("  Model", "  Dataset directory"),
+    "lora": ("[4/8] LoRA", "[5/8]"),
+    "review": ("[8/8] Review", "\nWoodshed"),
+}
+
+
+class DrawnFace(ScriptedFace):
+    """Shows questions as the plain face does."""
+
+    glyphs = FANCY
+
+    def __init__(self, answers, width) -> None:
+        super().__init__(answers)
+        self.width = width
+
+    def ask(self, ask) -> str:
+        self.said += ["", *("".join(text for _, text in row).rstrip() for row in question(ask, self.width, FANCY))]
+        typed = super().ask(ask)
+        self.said.append(f"  {FANCY.mark} {typed}".rstrip())
+        return typed
+
+    def note_answer(self, title, value, *, is_kept) -> None:
+        """Leave no trace: the question is still there."""
+
+
+@pytest.fixture
+def drawn(job_for, monkeypatch):
+    """Walk from a fresh folder to the review at some width, and return everything that was shown."""
+    monkeypatch.setattr(consequences, "device_memory", lambda _: 16 * 2**30)
+    monkeypatch.setattr(consequences, "matrix_speed", lambda *_: 50e9)
+
+    def save_as_usual(_):
+        save_user_settings({"checkpoint_dir": "checkpoints"})  # not absolute: this test's folder has a changing name
+        return Path("/home/me/.config/woodshed/settings.toml")
+
+    monkeypatch.setattr(settings_pages, "save_user_settings", save_as_usual)
+
+    def draw(width):
+        prepared = {title: list(value) if isinstance(value, list) else [value] for title, value in ANSWERS.items()}
+
+        def answer(ask):
+            if ask.title == "Ready?":
+                prepared["What next?"] = ["leave"]
+                return "q"
+            left = prepared.get(ask.title, [])
+            return left.pop(0) if left else ""
+
+        face = DrawnFace([answer] * 80, width)
+        jobs: dict[str, Job] = {name: job_for(name) for name in ("train", "preprocess", "estimate", "generate")}
+        Session(jobs, face).run()
+        text = "\n".join(face.said)
+        return re.sub(r"Woodshed \d+\.\d+\.\d+", "Woodshed", text)
+
+    return draw
+
+
+def cut(text, start, end):
+    """Return the part of what was shown that a page takes."""
+    found = text[text.index(start) :]
+    return (found[: found.index(end)] if end else found).rstrip() + "\n"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_pages_look_as_they_were_reviewed(drawn, width):
+    text = drawn(width)
+    for name, (start, end) in PAGES.items():
+        path = FOLDER / f"{name}_{width}.txt"
+        page = cut(text, start, end)
+        if os.environ.get("WOODSHED_SNAPSHOTS") == "write":
+            path.write_text(page, encoding="utf-8")
+        assert page == path.read_text(encoding="utf-8"), path.name
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_line_but_the_command_is_wider_than_the_terminal(drawn, width):
+    rows = [
+        row for row in drawn(width).splitlines() if not row.startswith("  woodshed train") and "/home/me" not in row
+    ]
+    assert max(map(len, rows)) <= width
+
+
+def test_the_documentation_shows_the_pages_as_they_are():
+    text = DOCS.read_text(encoding="utf-8")
+    shown = re.findall(r"<!-- (\w+) -->\n```text\n(.*?)```", text, flags=re.DOTALL)
+    assert len(shown) >= 3
+    for name, page in shown:
+        assert page == (FOLDER / f"{name}.txt").read_text(encoding="utf-8"), name
+
+
+def test_every_page_has_a_snapshot_at_every_width():
+    assert {path.stem for path in FOLDER.glob("*.txt")} == {f"{name}_{width}" for name in PAGES for width in WIDTHS}
