@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from woodshed import cli
 from woodshed.data import passes
 from woodshed.data.encode import preprocess
 from woodshed.data.events import Finished, Found, SongDone, SongFailed
@@ -338,3 +339,12 @@ def test_names_that_are_no_text_and_names_that_are_very_long_are_encoded(counts,
     assert counts() == (3, 0, 0)
     assert counts() == (0, 3, 0)
     assert len(open_for()) == 3
+
+
+def test_the_command_fails_when_any_song_fails(music, checkpoint_root, tmp_path, capsys):
+    words = ["preprocess", "--plain", "--checkpoint-dir", str(checkpoint_root), "--model", "base", "--device", "cpu"]
+    words += ["--audio-dir", str(music), "--tensor-output", str(tmp_path / "tensors")]
+    assert cli.main(words) == 0
+    (music / "a.wav").write_bytes(b"no sound at all")
+    assert cli.main(words) == 1
+    assert "a.wav is no audio file" in " ".join("".join(capsys.readouterr()).split())

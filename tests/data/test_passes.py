@@ -182,6 +182,12 @@ def test_the_latents_of_a_song_do_not_depend_on_the_other_songs(run, tmp_path, w
     assert torch.equal(alone["a"]["target_latents"], all_songs["a"]["target_latents"])
 
 
+@pytest.mark.usefixtures("loaded_once", "no_vae")
+def test_no_two_songs_draw_the_same_noise(run):
+    found = run()
+    assert (found["a"]["target_latents"] != found["b"]["target_latents"]).all()
+
+
 @pytest.mark.usefixtures("loaded_once")
 def test_long_songs_are_cut_and_that_is_said(run, write_json, write_audio, tones, tmp_path):
     write_audio(tmp_path / "music" / "long.wav", tones(0.5))
