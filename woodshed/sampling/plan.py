@@ -1,7 +1,6 @@
 """What `woodshed generate` has to do, found and checked before anything large is loaded."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from woodshed.models.devices import resolve_device, resolve_precision
 from woodshed.sampling.recipes import Playback, Recipe, adapted_playback, playback_of, read_recipe, with_tag
 from woodshed.sampling.waveform import CODECS
 from woodshed.settings.schema import GenerateSettings
+from woodshed.storage import unwritable
 
 BASE = "base"
 SMALLEST_FRAMES = 128
@@ -116,15 +116,24 @@ def _fitting_adapter(path: Path, checkpoint: Checkpoint | None) -> SavedAdapter:
     """
     saved = read_adapter(path)
     if checkpoint is not None:
-        shapes = decoder_linear_shapes(checkpoint.config)
-        there = {saved.name_in_file(name): shape for name, shape in shapes.items()}
-        odd = [name for name in saved.modules if there.get(name) != saved.shape(name)]
+        shapes = {_flat(name): shape for name, shape in decoder_linear_shapes(checkpoint.config).items()}
+        odd = [name for name in saved.modules if not _fits(saved.shape(name), shapes.get(_flat(name)))]
         if odd:
             raise AdapterError(
                 f"{path} is for another model than {checkpoint.name}: {len(odd)} of its {len(saved.modules)} layers "
                 f"do not exist there or have another shape, {odd[0]} first. Choose the model it was trained on."
             )
     return saved
+
+
+def _flat(module: str) -> str:
+    """Return a module's name as every kind of file can write it."""
+    return module.removeprefix("lycoris_").replace(".", "_")
+
+
+def _fits(wanted: Sequence[int], there: Sequence[int] | None) -> bool:
+    """Compare two shapes; 0 fits any number."""
+    return there is not None and all(size in (0, other) for size, other in zip(wanted, there, strict=True))
 
 
 def read_lyrics(text: str) -> str:
@@ -143,18 +152,11 @@ def read_lyrics(text: str) -> str:
 
 
 def _output_problems(output: Path) -> list[str]:
-    """Return why a file cannot be written, without writing anything."""
+    """Return why a song cannot be written, without writing anything."""
     problems = []
     if output.suffix.lower() not in CODECS:
         problems.append(f"The output {output} must end in .wav or .flac; got {output.suffix or 'no ending'}.")
-    if output.is_dir():
-        problems.append(f"The output {output} is a folder. Name a file in it.")
-    place = output.absolute().parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        problems.append(f"The output {output} cannot be written: {place} is no folder that you may write to.")
-    return problems
+    return problems + unwritable(output)
 
 
 def _versions(
