@@ -52,6 +52,7 @@ def test_an_adapter_without_recipe_is_played_as_the_model(model):
         {"shift": -1},
         {"custom_tag": ["x"]},
         {"custom_tag": "x" * 1000},
+        {"custom_tag": "\x1b[2J"},
         {"base_model": 3},
     ],
     ids=str,

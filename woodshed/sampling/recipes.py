@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from woodshed.models.checkpoints import Checkpoint
 
@@ -16,15 +16,25 @@ SHIFT, STEPS, GUIDANCE = 1.0, 50, 7.0
 """How turbo and the other models are played. Source: ACE-Step 1.5 inference presets."""
 
 
+def _is_printable(words: str) -> str:
+    if not words.isprintable():
+        raise ValueError("letters that cannot be printed")
+    return words
+
+
+Words = Annotated[str, Field(max_length=200), AfterValidator(_is_printable)]
+"""Text that can be shown in a terminal as it is, whatever a file says."""
+
+
 class Recipe(BaseModel):
     """The part of an adapter's recipe that concerns playing it; see `woodshed.training.run.Run.recipe`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
-    base_model: Annotated[str, Field(max_length=200)] = ""
+    base_model: Words = ""
     shift: Annotated[float, Field(gt=0, le=100)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    custom_tag: Annotated[str, Field(max_length=200)] = ""
+    custom_tag: Words = ""
 
 
 @dataclass(frozen=True)
