@@ -3,7 +3,7 @@ import torch
 
 from woodshed.errors import UserError
 from woodshed.models import devices
-from woodshed.models.devices import available_devices, resolve_device, resolve_precision
+from woodshed.models.devices import available_devices, repeatable, resolve_device, resolve_precision
 
 
 @pytest.fixture
@@ -74,3 +74,32 @@ def test_a_forced_precision_is_honoured_everywhere(device, name):
 def test_an_unknown_precision_is_refused():
     with pytest.raises(UserError, match="no precision fp8"):
         resolve_precision("fp8", torch.device("cpu"))
+
+
+def test_kernels_are_repeatable_inside_the_context_and_as_before_outside(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert not torch.are_deterministic_algorithms_enabled()
+    with repeatable():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_the_context_leaves_a_machine_without_cuda_alone():
+    with repeatable():
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_attention_gradients_repeat_to_the_last_bit_on_cuda():
+    query, key, value = (torch.randn(1, 4, 4096, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    query.requires_grad_()
+    bias = torch.randn(1, 1, 4096, 4096, device="cuda", dtype=torch.bfloat16)
+    gradients = []
+    for _ in range(5):
+        with repeatable():
+            mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, bias)
+            gradients += torch.autograd.grad(mixed.float().square().sum(), query)
+    assert all(torch.equal(gradients[0], gradient) for gradient in gradients)

@@ -1,8 +1,18 @@
-"""Where to compute, and in which precision."""
+"""Where to compute, in which precision, and how the same computation gives the same result."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 from woodshed.errors import UserError
+
+# Read when CUDA starts: with workspaces of its own choice cuBLAS may sum in another order each time.
+# Source: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -58,3 +68,24 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         with torch.cuda.device(device):
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return {"xpu": torch.bfloat16, "mps": torch.float16}.get(device.type, torch.float32)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Let CUDA take only kernels that give the same result every time; the attention's fastest gradients do not.
+
+    Also a decorator: `@repeatable()`. Other devices compute as ever.
+    """
+    if not torch.cuda.is_initialized():
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    switch: Any = torch.utils.deterministic
+    is_filling = switch.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    switch.fill_uninitialized_memory = False  # finds bugs, costs time, changes no result
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        switch.fill_uninitialized_memory = is_filling

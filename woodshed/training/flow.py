@@ -5,7 +5,8 @@ Shapes: B songs, T latent frames, C latent channels, L condition tokens, E condi
 
 from collections.abc import Callable
 
-from torch import Tensor, where
+import torch
+from torch import Tensor
 
 Velocity = Callable[..., Tensor]
 
@@ -39,7 +40,7 @@ def drop_conditions(conditions: Tensor, null_condition: Tensor, dropped: Tensor)
 
     Source: training forward of ACE-Step 1.5; the context latents are never dropped.
     """
-    return where(dropped[:, None, None], null_condition.to(conditions.dtype), conditions)
+    return torch.where(dropped[:, None, None], null_condition.to(conditions.dtype), conditions)
 
 
 def flow_matching_loss(predicted: Tensor, latents: Tensor, noise: Tensor, frame_lengths: Tensor | None) -> Tensor:
@@ -57,5 +58,5 @@ def flow_matching_loss(predicted: Tensor, latents: Tensor, noise: Tensor, frame_
     error = (predicted.float() - true_velocity(latents, noise)).square().mean(dim=-1)
     if frame_lengths is None:
         return error.mean(dim=-1)
-    is_valid = frame_lengths[:, None] > error.new_ones(error.shape[1]).cumsum(0) - 1
+    is_valid = torch.arange(error.shape[1], device=error.device) < frame_lengths[:, None]
     return (error * is_valid).sum(dim=-1) / frame_lengths

@@ -15,6 +15,7 @@ import torch
 from woodshed.adapters.files import verify_saved
 from woodshed.data.dataset import Batch
 from woodshed.errors import UserError
+from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
@@ -48,6 +49,7 @@ class StepResult:
     module_grad_norms: dict[str, float] | None
 
 
+@repeatable()
 def take_step(run: Run, batches: Sequence[Batch], *, with_module_norms: bool = False) -> StepResult:
     """Take one optimizer step: the mean flow-matching loss over the songs of all batches, each song counting once.
 
