@@ -2,6 +2,7 @@
 
 import pytest
 
+from woodshed import cli
 from woodshed.errors import UserError
 from woodshed.training import run as run_module
 from woodshed.training.preflight import Plan, check
@@ -38,6 +39,34 @@ def test_all_problems_come_in_one_message_and_no_model_is_loaded(settings_for, t
     )
     for part in ("cuda:99", "q_porj", "nowhere", "already holds a run"):
         assert part in found
+
+
+BAD = {
+    "--rank": ("0", "rank must be at least 1; got 0"),
+    "--dropout": ("1", "dropout must be less than 1; got 1"),
+    "--learning-rate": ("-1", "learning_rate must be more than 0; got -1"),
+    "--weight-decay": ("nan", "weight_decay must be"),
+    "--epochs": ("0", "epochs must be at least 1; got 0"),
+    "--batch-size": ("0", "batch_size must be at least 1; got 0"),
+    "--cfg-ratio": ("2", "cfg_ratio must be at most 1; got 2"),
+    "--shift": ("nan", "shift must be more than 0 and finite"),
+    "--optimizer-type": ("adamx", "optimizer_type must be one of adamw, "),
+    "--device": ("cuda:99", "There is no device cuda:99 here."),
+    "--target-modules": ("zz_proj", "There is no layer called 'zz_proj' to adapt."),
+    "--resume-from": ("nowhere", "Cannot resume from nowhere: it does not exist."),
+}
+
+
+def test_every_bad_value_is_in_the_one_message_that_the_command_line_gives(settings_for, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "load_decoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    places = settings_for().model_dump(include={"checkpoint_dir", "model", "dataset_dir", "output_dir"})
+    words = [word for name, value in places.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += [word for flag, (value, _) in BAD.items() for word in (flag, value)]
+    assert cli.main(["train", *words, "--plain"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    for sentence in [sentence for _, sentence in BAD.values()]:
+        assert err.count(sentence) == 1, sentence
 
 
 def test_a_missing_model_is_named_with_those_that_exist(settings_for):
