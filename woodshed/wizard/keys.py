@@ -43,9 +43,9 @@ class KeysFace:
 
     def ask(self, ask: Ask) -> str:
         """Draw a question, serve the keys, and take the question away again."""
-        return _Screen(ask, self.glyphs, is_coloured=self._terminal.out.color_system is not None).run(
-            self._source, self._sink
-        )
+        out = self._terminal.out
+        is_coloured = out.color_system is not None and not out.no_color
+        return _Screen(ask, self.glyphs, is_coloured=is_coloured).run(self._source, self._sink)
 
     def show(self, lines: Sequence[Line]) -> None:
         """Print lines."""
