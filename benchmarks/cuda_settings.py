@@ -289,7 +289,7 @@ def biases(bench: Bench) -> Facts:
 
 
 def resume(bench: Bench) -> Facts:
-    """Check, on the toy model, that each optimizer continues from a checkpoint to the last byte, with songs of unequal lengths."""
+    """Check, on the toy model and songs of unequal lengths, that each optimizer continues to the last byte."""
     facts: Facts = {"ok": True}
     for name in OPTIMIZERS:
         common = {**bench.toy_places, "optimizer_type": name, "epochs": 3, "rank": 64, "batch_size": 2}
