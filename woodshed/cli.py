@@ -67,19 +67,17 @@ def _dispatch(words: list[str], terminal: Terminal) -> int:
 
 def _open_wizard(terminal: Terminal) -> int:
     """Let the wizard start any command that reports settings, with the words it would be typed with."""
-    from woodshed.settings.reference import PAGES
+    from woodshed.settings import schema
     from woodshed.wizard.jobs import job_of
     from woodshed.wizard.session import open_wizard
 
     def runner(name: str) -> Callable[[Sequence[str]], int]:
         return lambda words: _dispatch([name, *words], terminal)
 
-    jobs = {
-        name: job_of(
-            name, command.what, PAGES.get(f"woodshed {name}"), build_parser(command, show_all=True), runner(name)
-        )
-        for name, command in COMMANDS.items()
-    }
+    jobs = {}
+    for name, command in COMMANDS.items():
+        kind = getattr(schema, f"{name.title()}Settings", None)
+        jobs[name] = job_of(name, command.what, kind, build_parser(command, show_all=True), runner(name))
     return open_wizard(jobs, terminal)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from woodshed import cli
+from woodshed.settings import schema
 from woodshed.settings.declare import Settings
-from woodshed.settings.reference import PAGES
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
 from woodshed.wizard.dialog import Dialog
 from woodshed.wizard.draft import Draft
@@ -107,7 +107,7 @@ def job_for(ran):
             return ran.code
 
         parser = cli.build_parser(cli.COMMANDS[name], show_all=True)
-        return job_of(name, cli.COMMANDS[name].what, PAGES.get(f"woodshed {name}"), parser, run)
+        return job_of(name, cli.COMMANDS[name].what, getattr(schema, f"{name.title()}Settings", None), parser, run)
 
     return build
 
@@ -117,7 +117,7 @@ def settings_of(name: str, words: list[str]) -> Settings:
     from woodshed.commands.command import layers
     from woodshed.settings.resolve import resolve
 
-    kind = PAGES[f"woodshed {name}"]
+    kind = getattr(schema, f"{name.title()}Settings")
     known, unknown = cli.build_parser(cli.COMMANDS[name], show_all=True).parse_known_args(words)
     assert unknown == []
     return resolve(kind, layers(known, kind)).settings

@@ -59,3 +59,11 @@ def test_only_known_bases_are_believed():
     assert remember.known_base("mine") == "sft"
     remember.remember_base("mine", "nonsense")
     assert remember.known_base("mine") is None
+
+
+def test_the_adapter_that_was_trained_last_is_suggested_as_long_as_it_is_there(home, draft):
+    (home / "out" / "final").mkdir(parents=True)
+    remember.remember_adapter(home / "out" / "final")
+    assert remember.suggest("path", draft, "inspect") == "out/final"
+    (home / "out" / "final").rmdir()
+    assert remember.suggest("path", draft, "inspect") is None

@@ -241,3 +241,14 @@ def test_memory_is_freed_after_every_job(session_with, ran, monkeypatch):
     face.answers = [lambda ask: "leave" if ran and ask.title == "What next?" else ""] * 60
     session.run()
     assert freed == [1]
+
+
+@pytest.mark.usefixtures("known")
+def test_an_adapter_is_looked_into_by_its_path(session_with, ran):
+    session, face = session_with([], ("train", "inspect"))
+    face.answers = [
+        lambda ask: {"What next?": "leave" if ran else "adapters", "Path": "my adapters/final"}.get(ask.title, "")
+    ] * 20
+    assert session.run() == 0
+    (words,) = ran
+    assert words[:2] == ["inspect", "my adapters/final"]

@@ -28,7 +28,7 @@ def show_lines(terminal: Terminal, lines: Sequence[Line]) -> None:
 
 
 class LinesFace:
-    """Asks with `input`, which notebooks and readline know how to serve."""
+    """Asks through the console's `input`, which notebooks and readline know how to serve."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
@@ -47,7 +47,7 @@ class LinesFace:
         show_lines(self._terminal, [(("", ""),), *question(ask, self.width, self.glyphs)])
         prompt = f"  {self.glyphs.mark} "
         try:
-            typed = input(prompt)
+            typed = self._terminal.out.input(prompt, markup=False, emoji=False)
         except EOFError:
             self._terminal.say()
             raise EndOfInputError(ask.title) from None

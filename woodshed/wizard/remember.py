@@ -23,6 +23,17 @@ def remember_dataset(folder: Path) -> None:
     save_user_settings({"last": {"dataset_dir": str(folder.absolute())}})
 
 
+def last_adapter() -> Path | None:
+    """Return the adapter that was trained last, if it is still there."""
+    known = read_user_settings().get("last", {}).get("adapter")
+    return Path(known) if known and Path(known).exists() else None
+
+
+def remember_adapter(path: Path) -> None:
+    """Remember an adapter for the next session."""
+    save_user_settings({"last": {"adapter": str(path.absolute())}})
+
+
 def known_base(model: str) -> str | None:
     """Return what the user said a fine-tune descends from."""
     base = read_user_settings().get("bases", {}).get(model)
@@ -81,6 +92,9 @@ def suggest(name: str, draft: Draft, job: str) -> str | None:
         case "audio_dir":
             folder = next(filter(holds_songs, folders_below(Path())), None)
             return str(folder) if folder else None
+        case "path" | "adapter":
+            adapter = last_adapter()
+            return _near(adapter) if adapter else None
         case "tensor_output":
             return str(Path("tensors"))
         case "output_dir":

@@ -141,7 +141,7 @@ def _serve(walk: Walk, word: str) -> bool:
             return False
         walk.ask_setting(word)
     except BackError:
-        pass
+        return True
     except SettingsError as error:
         walk.dialog.problem(*error.problems)
         return False

@@ -44,7 +44,7 @@ ENTRIES = (
     Entry("preprocess", "Preprocess songs", "music to tensors, once before training", "preprocess"),
     Entry("estimate", "Find the layers that matter", "which ones respond to your songs", "estimate"),
     Entry("generate", "Listen", "music with or without an adapter", "generate"),
-    Entry("adapters", "Adapters", "look into one, or export it for another tool", ""),
+    Entry("adapters", "Adapters", "look into one, or export it", ""),
     Entry("presets", "Presets", "show, import, export, delete", ""),
     Entry("settings", "Settings", "checkpoints, and what is remembered", ""),
     Entry(LEAVE, "Leave", "", ""),
@@ -237,10 +237,12 @@ class Session:
         self._offer("Train on these layers?", ("lora", "lokr"), "lora", shared)
 
     def _after_training(self, values: Mapping[str, Any]) -> None:
+        adapter = Path(values["output_dir"]) / "final"
         remember.remember_dataset(Path(values["dataset_dir"]))
+        remember.remember_adapter(adapter)
         self._next = LEAVE
         shared = {
-            "adapter": str(Path(values["output_dir"]) / "final"),
+            "adapter": str(adapter),
             "checkpoint_dir": str(values["checkpoint_dir"]),
             "model": str(values["model"]),
         }
