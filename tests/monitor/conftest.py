@@ -7,11 +7,22 @@ from pathlib import Path
 import pyte
 import pytest
 from rich.console import Console
+from tensorboard.summary.writer import event_file_writer
 
 from woodshed.console import Terminal
 from woodshed.training.events import EpochDone, Event, Finished, Saved, Started, StepDone
 
 STEPS_PER_EPOCH = 3
+
+
+@pytest.fixture(autouse=True)
+def first_event_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start TensorBoard's count of event files anew.
+
+    It reads files in the order of their names, which end in second, process and count: 10 would come before 9 where
+    a test writes two within a second. A run and its resume are two processes.
+    """
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 @pytest.fixture
