@@ -117,11 +117,9 @@ class Walk:
         return steps[index] if 0 <= index < len(steps) else None
 
     def _ask_mode(self) -> str | None:
-        said = declarations(self.job.kind).values()
-        usual = sum(item.tier == "basic" for item in said)
         choices = [
-            Choice("basic", "Basic", f"the {usual} settings that matter, good defaults for the rest"),
-            Choice("advanced", "Advanced", f"all {len(said)} settings"),
+            Choice("basic", "Basic", "what matters most, good defaults for the rest"),
+            Choice("advanced", "Advanced", "every setting"),
         ]
         default = "advanced" if self.draft.is_advanced else "basic"
         earlier, self._earlier = self._earlier, None
