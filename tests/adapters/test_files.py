@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from woodshed.adapters.files import load_adapter, save_adapter, verify_saved
-from woodshed.adapters.lokr import LokrSettings, attach_lokr
+from woodshed.adapters.lokr import attach_lokr
+from woodshed.adapters.lokr_shape import LokrSettings
 from woodshed.adapters.lora import attach_lora
 from woodshed.errors import AdapterError
 from woodshed.models.decoder import build_decoder
@@ -134,7 +135,7 @@ def test_a_scale_that_was_lost_is_found_out(make_decoder, targets, train_a_littl
     adapter = FAMILIES["lora"](make_decoder(), targets, "none")
     train_a_little(adapter)
     save_adapter(adapter, tmp_path / "final", {})
-    adapter.scale *= 2
+    adapter.scales = {module: 2 * scale for module, scale in adapter.scales.items()}
     with pytest.raises(AdapterError, match="relative error"):
         verify_saved(adapter, tmp_path / "final")
 

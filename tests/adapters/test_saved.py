@@ -6,13 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from woodshed.adapters.lokr import LokrSettings, attach_lokr
+from woodshed.adapters.changes import LowRank
+from woodshed.adapters.kronecker import Kronecker
+from woodshed.adapters.lokr import attach_lokr
+from woodshed.adapters.lokr_shape import LokrSettings
 from woodshed.adapters.lora import attach_lora
-from woodshed.adapters.saved import LARGEST_CONFIG, SavedLokr, SavedLora, read_adapter
+from woodshed.adapters.saved import read_adapter
+from woodshed.adapters.tensor_files import LARGEST_JSON
 from woodshed.errors import AdapterError
 
 Q = "base_model.model.layers.0.self_attn.q_proj"
 FLAT = "lycoris_layers_0_self_attn_q_proj"
+MODULE = "layers.0.self_attn.q_proj"
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def problems_of(path):
 def test_any_peft_folder_is_read_at_its_own_scale(peft_folder, config, scale):
     folder = peft_folder(config)
     saved = read_adapter(folder)
-    assert isinstance(saved, SavedLora)
+    assert saved.family is LowRank
     tensors = load_file(folder / "adapter_model.safetensors")
     expected = scale * tensors[f"{Q}.lora_B.weight"] @ tensors[f"{Q}.lora_A.weight"]
     torch.testing.assert_close(saved.delta("layers.0.self_attn.q_proj", torch.zeros(32, 32)), expected)
@@ -79,8 +84,8 @@ def test_names_with_and_without_prefix_and_adapter_name_are_understood(peft_fold
 def test_half_precision_files_are_read_as_float32(peft_folder):
     tensors = {f"{Q}.lora_A.weight": torch.randn(4, 32).half(), f"{Q}.lora_B.weight": torch.randn(32, 4).bfloat16()}
     saved = read_adapter(peft_folder(tensors=tensors))
-    a, b = saved.factors["layers.0.self_attn.q_proj"]
-    assert a.dtype == b.dtype == torch.float32
+    change = saved.changes[MODULE]
+    assert change.a.dtype == change.b.dtype == torch.float32
 
 
 def test_the_file_in_a_folder_means_the_folder(peft_folder):
@@ -94,9 +99,9 @@ def test_a_lokr_is_found_as_a_folder_or_as_a_file_of_any_name(lokr_file, tmp_pat
     named = lokr_file(parts, "lokr_weights.safetensors")
     for path in (lokr_file(parts), named, tmp_path):
         saved = read_adapter(path)
-        assert isinstance(saved, SavedLokr)
-        assert saved.modules == [FLAT]
-        assert saved.shape(FLAT) == (32, 32)
+        assert saved.family is Kronecker
+        assert saved.modules == [MODULE]
+        assert saved.shape(MODULE) == (32, 32)
 
 
 @pytest.mark.parametrize("first", ["whole", "low"])
@@ -119,8 +124,8 @@ def test_a_lokr_of_any_shape_is_scaled_as_its_players_scale_it(lokr_file, first,
     dim = 5 if second == "low" else 3
     scale = 1.0 if alpha is None or first == second == "whole" else alpha / dim
     saved = read_adapter(lokr_file(parts | ({} if alpha is None else {"alpha": torch.tensor(alpha)})))
-    assert saved.shape(FLAT) == (32, 32)
-    torch.testing.assert_close(saved.delta(FLAT, torch.zeros(32, 32).double()), scale * torch.kron(w1, w2))
+    assert saved.shape(MODULE) == (32, 32)
+    torch.testing.assert_close(saved.delta(MODULE, torch.zeros(32, 32).double()), scale * torch.kron(w1, w2))
 
 
 def test_a_recipe_is_read_from_both_families(make_decoder, targets, tmp_path):
@@ -143,15 +148,21 @@ def test_what_is_no_adapter_is_said_with_what_was_seen(tmp_path):
     )
     (problem,) = problems_of(tmp_path / "absent")
     assert problem.startswith(f"There is no adapter at {tmp_path / 'absent'}. Give a folder with")
-    assert "no adapter at" in problems_of(tmp_path / "adapter_model.bin")[0]
+    assert "is a pickle, which could run code" in problems_of(tmp_path / "adapter_model.bin")[0]
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 1}')
+    assert "adapter_model.bin is a pickle, which could run code" in problems_of(tmp_path)[0]
 
 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"peft_type": "LOHA"}, "is of PEFT type 'LOHA'; only LORA can be read."),
-        ({"use_dora": True}, "is a DoRA, which cannot be read yet."),
-        ({"alpha_pattern": {"q_proj": 3}}, "has an alpha for each layer (alpha_pattern), which cannot be read yet."),
+        ({"peft_type": "IA3"}, "is of PEFT type 'IA3'; LORA, LOKR, LOHA, OFT can be read."),
+        ({"peft_type": None}, "is of PEFT type None; LORA, LOKR, LOHA, OFT can be read."),
+        ({"lora_bias": True}, "has lora_bias set, which cannot be read."),
+        ({"alpha_pattern": {"q_proj": "x"}}, "has an alpha_pattern that cannot be read: it must map"),
+        ({"alpha_pattern": {"(a+)+$": 3}}, "has an alpha_pattern that cannot be read: it must map"),
+        ({"rank_pattern": [3]}, "has a rank_pattern that cannot be read: it must map"),
+        ({"r": 0}, "has no usable r; got 0."),
         ({"lora_alpha": "6"}, "has no usable lora_alpha; got '6'."),
         ({"lora_alpha": None}, "has no usable lora_alpha; got None."),
         ({"lora_alpha": True}, "has no usable lora_alpha; got True."),
@@ -161,14 +172,15 @@ def test_what_is_no_adapter_is_said_with_what_was_seen(tmp_path):
 )
 def test_a_config_that_cannot_be_honoured_is_refused(peft_folder, config, said):
     folder = peft_folder(config)
-    assert problems_of(folder) == (f"{folder / 'adapter_config.json'} {said}",)
+    (problem,) = problems_of(folder)
+    assert problem.startswith(f"{folder / 'adapter_config.json'} {said}")
 
 
 def test_all_problems_of_a_config_are_told_at_once(peft_folder):
-    assert len(problems_of(peft_folder({"use_dora": True, "alpha_pattern": {"x": 1}, "lora_alpha": []}))) == 3
+    assert len(problems_of(peft_folder({"lora_bias": True, "alpha_pattern": {"x": -1}, "lora_alpha": []}))) == 3
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '"' + "x" * LARGEST_CONFIG + '"', "\udcff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '"' + "x" * LARGEST_JSON + '"', "\udcff"])
 def test_a_broken_config_is_one_clear_line(peft_folder, text):
     folder = peft_folder()
     (folder / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -221,7 +233,9 @@ A, B = torch.randn(4, 32), torch.randn(32, 4)
         ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B[:, :3]}, "are missing or do not fit together."),
         ({f"{Q}.lora_A.weight": A[0], f"{Q}.lora_B.weight": B}, "are missing or do not fit together."),
         ({f"{Q}.lora_A.weight": A[:0], f"{Q}.lora_B.weight": B[:, :0]}, "are missing or do not fit together."),
-        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, "x.hada_w1_a": A}, "no part of such an adapter: x.hada_w1"),
+        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, "x.hada_w9_a": A}, "no part of such an adapter: x.hada_w9"),
+        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, "x.hada_w1_a": A}, "damaged: tensors of x are missing"),
+        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, f"{Q}.alpha": B[0, :1]}, "are missing or do not fit"),
         (
             {f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B / 0},
             "q_proj.lora_B.weight holds what is no finite number.",
@@ -247,7 +261,7 @@ W1, W2 = torch.randn(4, 2), torch.randn(8, 16)
         {"lokr_w1": W1[0], "lokr_w2": W2},
         {"lokr_w1": W1, "lokr_w2": W2, "alpha": W1},
         {"lokr_w1": W1, "lokr_w2": W2, "dora_scale": torch.ones(1, 32)},
-        {"lokr_w1": W1, "lokr_w2": W2, "dora_scale": torch.ones(32)},
+        {"lokr_w1": W1, "lokr_w2": W2, "dora_scale": torch.ones(31)},
         {"lokr_w1": W1, "lokr_w2": W2, "lokr_t2": W2},
         {"lokr_w1": W1, "lokr_w2": W2 * float("nan")},
         {"hada_w1_a": W1},
@@ -268,4 +282,4 @@ def test_names_that_look_like_paths_are_only_names(tmp_path):
 def test_huge_products_are_not_multiplied_out_to_learn_their_shape(lokr_file):
     """Two thin matrices of a few megabytes would make one of terabytes."""
     thin = {"lokr_w1": torch.ones(1, 1), "lokr_w2_a": torch.ones(1_000_000, 1), "lokr_w2_b": torch.ones(1, 1_000_000)}
-    assert read_adapter(lokr_file(thin)).shape(FLAT) == (1_000_000, 1_000_000)
+    assert read_adapter(lokr_file(thin)).shape(MODULE) == (1_000_000, 1_000_000)

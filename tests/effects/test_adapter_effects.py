@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from woodshed.errors import UserError
 from woodshed.training.events import Saved
@@ -148,3 +149,53 @@ def test_bias_decides_how_many_biases_train_and_are_saved(bench):
         folder = bench.events(Saved, bias=mode, target_modules=words, epochs=1)[-1].path
         with safe_open(folder / "adapter_model.safetensors", "pt") as file:
             assert sum(name.endswith(".bias") for name in file.keys()) == count  # noqa: SIM118 - not a mapping
+
+
+def test_rank_pattern_gives_some_modules_other_ranks_and_alphas(bench):
+    adapter = bench.load(rank=4, rank_pattern="cross_attn=2 layers.0.=6:3").adapter
+    sizes = {module: (adapter.change(module).rank, adapter.scales[module]) for module in adapter.modules}
+    assert sizes["layers.1.self_attn.q_proj"] == (4, 2.0)
+    assert sizes["layers.1.cross_attn.q_proj"] == (2, 2.0)  # as strong as the others
+    assert sizes["layers.0.cross_attn.q_proj"] == (6, 0.5)  # the last word counts
+    with pytest.raises(UserError, match="rank_pattern names mlp, and no adapted layer"):
+        preflight(bench.settings(rank_pattern="mlp=8"))
+    with pytest.raises(UserError, match=r"rank_pattern must be valid .*cross_attn"):
+        bench.settings(rank_pattern="cross_attn:8")
+    with pytest.raises(UserError, match="rank_pattern must be empty: a LoKr is rebuilt by ACE-Step"):
+        bench.settings(rank_pattern="cross_attn=8", adapter_type="lokr")
+
+
+def test_oft_block_size_is_how_many_inputs_turn_together(bench):
+    for size, shape in ((16, (2, 120)), (8, (4, 28))):
+        assert bench.parameters(adapter_type="oft", oft_block_size=size)[f"{Q_PROJ}.oft_R.weight"].shape == shape
+    with pytest.raises(UserError, match=r"oft_block_size 12 does not divide the inputs of layers\.0"):
+        preflight(bench.settings(adapter_type="oft", oft_block_size=12))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "lokr", "loha", "oft"])
+def test_adapter_type_trains_what_it_counted_and_saves_what_it_trained(bench, kind):
+    found = preflight(bench.settings(adapter_type=kind, oft_block_size=16))
+    run, _ = bench.step(adapter_type=kind, oft_block_size=16, learning_rate=0.1)
+    assert run.adapter.family == kind
+    assert run.adapter.num_parameters == found.adapter_parameters
+    assert max(run.adapter.effective_delta(module).abs().max() for module in run.adapter.modules) > 1e-3
+
+
+def test_init_from_is_where_the_weights_begin(bench):
+    first = bench.events(Saved, epochs=1, learning_rate=0.1, seed=1)[-1].path
+    trained = bench.load(init_from=first, rank=6, alpha=3).adapter
+    fresh = bench.load(rank=6, alpha=3).adapter
+    assert not fresh.effective_delta(Q_PROJ).any()
+    b, a = (
+        load_file(first / "adapter_model.safetensors")[f"base_model.model.{Q_PROJ}.lora_{part}.weight"] for part in "BA"
+    )
+    torch.testing.assert_close(trained.effective_delta(Q_PROJ), b @ a, rtol=1e-4, atol=1e-6)
+    assert any("are where this run starts" in line for line in preflight(bench.settings(init_from=first)).notices)
+    for wrong, said in (
+        ({"adapter_type": "lokr"}, "is no LoKr"),
+        ({"attention_type": "self"}, "which are no targets of this run"),
+    ):
+        with pytest.raises(UserError, match=said):
+            preflight(bench.settings(init_from=first, **wrong))
+    with pytest.raises(UserError, match="has rank 4, more than the 2 of this run"):
+        bench.load(init_from=first, rank=2)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from woodshed.adapters.changes import Change
 from woodshed.errors import AdapterError
 from woodshed.models.keys import diffusers_to_original, original_to_diffusers
 from woodshed.settings.schema import BiasMode
@@ -65,6 +66,10 @@ class Adapter(ABC):
     @abstractmethod
     def save(self, folder: Path, recipe: Recipe) -> None:
         """Write the files that other tools load into an existing folder; see `files.save_adapter` for a safe one."""
+
+    @abstractmethod
+    def change(self, module: str) -> Change:
+        """Return what the adapter does to a module's weight, as factors: float32, on the CPU."""
 
     @abstractmethod
     def effective_delta(self, module: str) -> Tensor:
@@ -151,7 +156,7 @@ class TrainedBiases:
             return ()
         if count == 0:
             return (f"Bias mode {self.mode} trains no bias: none of the adapted layers has one.",)
-        readers = "PEFT and ACE-Step" if family == "lora" else "ComfyUI"
+        readers = "ComfyUI" if family == "lokr" else "PEFT and ACE-Step"
         return (f"Bias mode {self.mode} trains {count} bias tensors; of the players only {readers} apply them.",)
 
 

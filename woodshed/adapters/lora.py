@@ -3,35 +3,40 @@
 Shapes: A (rank, in), B (out, rank). B starts at zero, so that an untrained adapter changes nothing.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from woodshed.adapters.adapter import RECIPE_KEY, Adapter, Recipe, TrainedBiases, find_linear_layers, train_biases
+from woodshed.adapters.adapter import Adapter, Recipe, TrainedBiases, find_linear_layers, train_biases
+from woodshed.adapters.changes import LowRank
+from woodshed.adapters.content import Content
+from woodshed.adapters.injection import NAME, inject
+from woodshed.adapters.peft_format import write_peft
+from woodshed.adapters.ranks import module_ranks
 from woodshed.models.keys import original_to_diffusers
 from woodshed.settings.schema import BiasMode
-from woodshed.storage import save_tensors
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
-KEY_PREFIX = "base_model.model."
-_PEFT_NAME = "default"
 _NOT_FOR_DIFFUSERS = (
     "diffusers will ignore this adapter: it knows a LoRA for ACE-Step by q_proj or k_proj, "
-    "and the targets have neither."
+    "and the targets have neither. `woodshed export --to diffusers` makes a file that it reads."
 )
 
 
 def attach_lora(
-    decoder: nn.Module, targets: Sequence[str], *, rank: int, alpha: float, dropout: float, bias: BiasMode
+    decoder: nn.Module,
+    targets: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    bias: BiasMode,
+    rank_pattern: Sequence[str] = (),
 ) -> "LoraAdapter":
     """Freeze a decoder and put a trainable LoRA on some of its linear layers.
 
@@ -45,26 +50,41 @@ def attach_lora(
         alpha: positive; the strength is alpha / rank.
         dropout: of the layer's input on the adapter's path, in [0, 1).
         bias: which of the base model's biases train too.
+        rank_pattern: rank and alpha of some modules, see `ranks`.
 
     Raises:
         AdapterError: when the decoder lacks a target.
     """
+    linears, layers = inject_lora(decoder, targets, module_ranks(targets, rank, alpha, rank_pattern), dropout)
+    return LoraAdapter(linears, layers, train_biases(decoder, targets, bias))
+
+
+def inject_lora(
+    decoder: nn.Module, targets: Sequence[str], sizes: Mapping[str, tuple[int, float]], dropout: float
+) -> tuple[dict[str, nn.Linear], dict[str, Any]]:
+    """Return the frozen linear layers and PEFT's layers in their places, by original name.
+
+    Args:
+        decoder: changed in place.
+        targets: original names of the linear layers.
+        sizes: rank and alpha of each.
+        dropout: of the layer's input on the adapter's path.
+    """
     linears = find_linear_layers(decoder, targets)
     decoder.requires_grad_(False)
-    names = [original_to_diffusers(name) for name in targets]
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
-    # On the meta device: PEFT would draw in the precision of the base.
-    inject_adapter_in_model(config, decoder, adapter_name=_PEFT_NAME, low_cpu_mem_usage=True)
-    layers: dict[str, Any] = {target: decoder.get_submodule(name) for target, name in zip(targets, names, strict=True)}
-    injected = [module for module in decoder.modules() if isinstance(module, LoraLinear)]
-    assert len(injected) == len(layers), f"PEFT adapted {len(injected)} layers instead of {len(layers)}"
+    config = LoraConfig(
+        lora_dropout=dropout,
+        rank_pattern={original_to_diffusers(name): rank for name, (rank, _) in sizes.items()},
+        alpha_pattern={original_to_diffusers(name): alpha for name, (_, alpha) in sizes.items()},
+    )
+    layers = inject(decoder, targets, config)
     for target, layer in layers.items():
-        a, b = torch.empty(rank, linears[target].in_features), torch.zeros(linears[target].out_features, rank)
+        linear, (rank, _) = linears[target], sizes[target]
+        a, b = torch.empty(rank, linear.in_features), torch.zeros(linear.out_features, rank)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-        device = linears[target].weight.device
-        layer.lora_A[_PEFT_NAME].weight = Parameter(a.to(device))
-        layer.lora_B[_PEFT_NAME].weight = Parameter(b.to(device))
-    return LoraAdapter(linears, layers, train_biases(decoder, targets, bias), rank=rank, scale=alpha / rank)
+        layer.lora_A[NAME].weight = Parameter(a.to(linear.weight.device))
+        layer.lora_B[NAME].weight = Parameter(b.to(linear.weight.device))
+    return linears, layers
 
 
 class LoraAdapter(Adapter):
@@ -77,23 +97,18 @@ class LoraAdapter(Adapter):
         linears: Mapping[str, nn.Linear],
         layers: Mapping[str, Any],
         biases: TrainedBiases,
-        *,
-        rank: int,
-        scale: float,
+        magnitudes: Mapping[str, Parameter] | None = None,
     ) -> None:
-        self.rank = rank
-        self.scale = scale
-        super().__init__(
-            linears,
-            {
-                module: {
-                    "lora_A.weight": layer.lora_A[_PEFT_NAME].weight,
-                    "lora_B.weight": layer.lora_B[_PEFT_NAME].weight,
-                }
-                for module, layer in layers.items()
-            },
-            biases,
-        )
+        self.scales: dict[str, float] = {module: layer.scaling[NAME] for module, layer in layers.items()}
+        parameters = {
+            module: {
+                "lora_A.weight": layer.lora_A[NAME].weight,
+                "lora_B.weight": layer.lora_B[NAME].weight,
+                **({"lora_magnitude_vector": magnitudes[module]} if magnitudes else {}),
+            }
+            for module, layer in layers.items()
+        }
+        super().__init__(linears, parameters, biases, undecayed=["lora_magnitude_vector"])
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -102,53 +117,18 @@ class LoraAdapter(Adapter):
             return super().notices
         return (*super().notices, _NOT_FOR_DIFFUSERS)
 
-    def factors(self, module: str) -> tuple[Tensor, Tensor]:
-        """Return A (rank, in) and scale x B (out, rank) as they are stored: float32, on the CPU."""
+    def change(self, module: str) -> LowRank:
+        """Return A, B and the scale as they are now: float32, on the CPU."""
         a, b = (self._parameters[f"{module}.lora_{part}.weight"].detach().float().cpu() for part in "AB")
-        return a, b * self.scale
+        return LowRank(a, b, self.scales[module])
 
     def effective_delta(self, module: str) -> Tensor:
         """Return scale B A."""
-        a, b = self.factors(module)
-        return (b.double() @ a.double()).float()
+        a, b = (self._parameters[f"{module}.lora_{part}.weight"].detach().cpu().double() for part in "AB")
+        return (b @ a * self.scales[module]).float()
 
     def save(self, folder: Path, recipe: Recipe) -> None:
-        """Write a PEFT folder whose strength cannot be misread.
-
-        The scale is multiplied into B and the config says alpha = r, because PEFT's weight file does not hold alpha and
-        tools that do not read the config would play the adapter at scale 1.
-        """
-        tensors = {}
-        for module in self.modules:
-            tensors[f"{KEY_PREFIX}{module}.lora_A.weight"], tensors[f"{KEY_PREFIX}{module}.lora_B.weight"] = (
-                self.factors(module)
-            )
-        for name, parameter in self.biases.parameters.items():
-            module = name.removesuffix(".bias")
-            inner = ".base_layer" if module in self.modules else ""
-            tensors[f"{KEY_PREFIX}{module}{inner}.bias"] = parameter.detach().float().cpu()
-        config = _peft_config(self.modules, self.rank, self.biases)
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        header = {"format": "pt", RECIPE_KEY: json.dumps(dict(recipe))}
-        save_tensors(folder / WEIGHTS_NAME, tensors, header)
-
-
-def _peft_config(modules: Sequence[str], rank: int, biases: TrainedBiases) -> dict[str, Any]:
-    """Return the smallest config that every version of PEFT reads; older ones fail on keys they do not know."""
-    return {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": None,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": biases.mode if biases.parameters else "none",
-        "target_modules": list(modules),
-        "use_dora": False,
-        "use_rslora": False,
-        "fan_in_fan_out": False,
-        "init_lora_weights": True,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-    }
+        """Write a PEFT folder whose strength cannot be misread."""
+        biases = {name: value.detach().float().cpu() for name, value in self.biases.parameters.items()}
+        changes = {module: self.change(module) for module in self.modules}
+        write_peft(folder, Content(changes, recipe, biases=biases))

@@ -16,6 +16,16 @@ ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 ALPHA_OF_RANK = {"rank": "alpha", "lokr_linear_dim": "lokr_linear_alpha"}
+FAMILY_NAMES = {"lora": "LoRA", "dora": "DoRA", "lokr": "LoKr", "loha": "LoHa", "oft": "OFT"}
+_LOKR = tuple(name for name in TrainSettings.model_fields if name.startswith("lokr_"))
+FAMILY_SETTINGS = {
+    "lora": ("rank", "alpha", "dropout", "rank_pattern", "bias"),
+    "dora": ("rank", "alpha", "dropout", "rank_pattern", "bias"),
+    "lokr": (*_LOKR, "bias"),
+    "loha": ("rank", "alpha", "rank_pattern"),
+    "oft": ("oft_block_size",),
+}
+"""The settings that matter to some families only."""
 FOLLOWED = (*(f"2 x {size}" for size in ALPHA_OF_RANK), "prodigy", "Windows")
 """The origins of values that follow another choice, as `followers` words them."""
 
@@ -69,17 +79,15 @@ def inert(settings: TrainSettings) -> dict[str, str]:
 
 
 def _inert_adapter(settings: TrainSettings) -> dict[str, str]:
-    reasons: dict[str, str] = {}
-    if settings.adapter_type == "lora":
-        for name in type(settings).model_fields:
-            if name.startswith("lokr_"):
-                reasons[name] = "the adapter is a LoRA"
-    else:
-        for name in ("rank", "alpha", "dropout"):
-            reasons[name] = "the adapter is a LoKr"
+    own = FAMILY_SETTINGS[settings.adapter_type]
+    said = f"the adapter is a {FAMILY_NAMES[settings.adapter_type]}"
+    reasons = {name: said for names in FAMILY_SETTINGS.values() for name in names if name not in own}
+    if settings.adapter_type == "lokr":
         reasons["lokr_use_tucker"] = (
             "Tucker decomposition exists for convolutions only, and every adapted layer is linear"
         )
+    if settings.resume_from is not None:
+        reasons["init_from"] = "a resumed run starts with the weights of its checkpoint"
     if settings.targets_from is not None:
         reasons["attention_type"] = reasons["target_modules"] = "targets_from names the modules"
         return reasons
@@ -152,6 +160,11 @@ def contradictions(settings: TrainSettings) -> list[str]:
     found: list[str] = []
     if not settings.target_modules:
         found.append("target_modules must name at least one projection, for example q_proj k_proj v_proj o_proj.")
+    if settings.rank_pattern and "rank_pattern" not in FAMILY_SETTINGS[settings.adapter_type]:
+        found.append(_why_no_rank_pattern(settings))
+    if settings.bias != "none" and "bias" not in FAMILY_SETTINGS[settings.adapter_type]:
+        name = FAMILY_NAMES[settings.adapter_type]
+        found.append(f"bias must be none for a {name}: no player loads biases with it; got {settings.bias}.")
     if settings.lokr_factor == 0:
         found.append("lokr_factor must be -1 (automatic) or at least 1; got 0.")
     for name in ("shift", "num_inference_steps"):
@@ -159,3 +172,10 @@ def contradictions(settings: TrainSettings) -> list[str]:
         if value != "auto" and not 0 < value < math.inf:
             found.append(f"{name} must be more than 0 and finite, or auto; got {value:g}.")
     return found
+
+
+def _why_no_rank_pattern(settings: TrainSettings) -> str:
+    reason = "has no ranks"
+    if settings.adapter_type == "lokr":
+        reason = "is rebuilt by ACE-Step with one dimension for all modules"
+    return f"rank_pattern must be empty: a {FAMILY_NAMES[settings.adapter_type]} {reason}."

@@ -4,6 +4,7 @@ The wording of "what it does" and "why you'd change it" and the defaults follow 
 numbers from elsewhere name their source.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,8 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from woodshed.settings.declare import REQUIRED, Settings, setting
+from woodshed.settings.ranks import read_rank_pattern
 
-AdapterType = Literal["lora", "lokr"]
+AdapterType = Literal["lora", "dora", "lokr", "loha", "oft"]
+ExportFormat = Literal["comfyui", "diffusers", "peft", "peft-faithful", "lycoris", "lora"]
+DoraNorms = Literal["today", "true", "diff"]
 AttentionType = Literal["both", "self", "cross"]
 BiasMode = Literal["none", "all", "lora_only"]
 Mode = Literal["corrected", "vanilla"]
@@ -48,9 +52,22 @@ def _is_interval(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _are_finite(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not value or not all(math.isfinite(number) and abs(number) <= 10 for number in value):
+        raise ValueError("numbers from -10 to 10")
+    return value
+
+
+def _is_rank_pattern(value: tuple[str, ...]) -> tuple[str, ...]:
+    read_rank_pattern(value)
+    return value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
+RankPattern = Annotated[tuple[str, ...], BeforeValidator(_split_words), AfterValidator(_is_rank_pattern)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_one_or_many)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_split_words), AfterValidator(_are_finite)]
 Interval = Annotated[tuple[float, ...], BeforeValidator(_split_words), AfterValidator(_is_interval)]
 Auto = Literal["auto"]
 
@@ -146,8 +163,10 @@ class AdapterSettings(Settings):
     adapter_type: AdapterType = setting(
         "lora",
         "Adapter type",
-        "The family of the adapter: LoRA (low-rank matrices) or LoKr (Kronecker products).",
-        why="LoKr makes far smaller files and learns more slowly; LoRA plays in the most tools.",
+        "The family of the adapter: LoRA (low-rank matrices), DoRA (LoRA with trained norms), LoKr (Kronecker "
+        "products), LoHa (entrywise products) or OFT (rotations).",
+        why="LoRA plays in the most tools; LoKr makes far smaller files and learns more slowly; the rest is for those "
+        "who know why.",
         section="Adapter",
         tier="basic",
     )
@@ -203,6 +222,25 @@ class AdapterSettings(Settings):
         tier="basic",
         at_least=0,
         less_than=1,
+    )
+    rank_pattern: RankPattern = setting(
+        (),
+        "Rank pattern",
+        "Other ranks for some modules, as NAME=RANK or NAME=RANK:ALPHA: `cross_attn=32 layers.0.=8`. NAME is any part "
+        "of a module's name, the last one that fits wins, and without ALPHA the strength stays that of the others.",
+        why="Capacity where the style sits, less elsewhere.",
+        section="LoRA",
+        default_text="*(none)*",
+    )
+    oft_block_size: int = setting(
+        32,
+        "OFT block size",
+        "Sides of the blocks that an OFT rotates; divides the inputs of every adapted layer.",
+        why="Larger blocks turn more together and train more numbers.",
+        section="OFT",
+        at_least=2,
+        at_most=1024,
+        source="PEFT's OFTConfig.",
     )
     lokr_linear_dim: int = setting(
         64,
@@ -382,6 +420,14 @@ class CheckpointingSettings(Settings):
         tier="basic",
         default_text="*(empty)*",
     )
+    init_from: OptionalPath = setting(
+        None,
+        "Start from",
+        "An adapter whose weights a new run starts with: a folder or file, made here or by another trainer.",
+        why="Train an adapter further on other songs; unlike a resume, everything else begins anew.",
+        section="Logging & Checkpoints",
+        default_text="*(empty)*",
+    )
     keep_last: int = setting(
         0,
         "Keep last N checkpoints",
@@ -550,6 +596,115 @@ class TrainSettings(
     ModelSettings,
 ):
     """Every setting of `woodshed train`."""
+
+
+class BaseSettings(CheckpointSettings):
+    """Which model an adapter sits on, where that can be known from the adapter."""
+
+    model: str = setting(
+        "",
+        "Model",
+        "The base model that the adapter was trained on.",
+        why="Where its weights are needed and the adapter's recipe does not name it, or names one that you have not.",
+        section="Base model",
+        tier="basic",
+        default_text="what the adapter's recipe says, if it is there",
+    )
+
+
+class ExportSettings(BaseSettings):
+    """Every setting of `woodshed export`."""
+
+    adapter: Path = setting(
+        REQUIRED,
+        "Adapter",
+        "The adapter to convert: a folder or file, made here or by another trainer.",
+        why="Always required.",
+        section="Required",
+        tier="basic",
+    )
+    to: ExportFormat = setting(
+        REQUIRED,
+        "Format",
+        "`comfyui`: one file with alpha. `peft`: a folder for ACE-Step and most others. `peft-faithful`: the same with "
+        "scale and ranks as trained. `diffusers`: one file in its names. `lycoris`: one file, for LoKr in ACE-Step. "
+        "`lora`: a plain LoRA folder made of any family.",
+        why="Always required -- it depends on the player.",
+        section="Required",
+        tier="basic",
+    )
+    output: Path = setting(
+        REQUIRED,
+        "Output",
+        "A folder to be written, or for single files a name ending in .safetensors.",
+        why="Always required. Each format wants a folder of its own.",
+        section="Required",
+        tier="basic",
+    )
+    dora: DoraNorms = setting(
+        "today",
+        "DoRA norms",
+        "How `comfyui` gets the norms of a DoRA: for `today`'s ComfyUI, which divides by the wrong norms; as they are "
+        "`true`; or the whole weight `diff`erence, which is right in every version and large.",
+        why="`true` once ComfyUI has its fix, `diff` when you cannot know which version plays it.",
+        section="Format",
+        tier="basic",
+        source="ComfyUI issue 12938.",
+    )
+    max_rank: Annotated[int, Field(ge=1)] | Auto = setting(
+        "auto",
+        "Largest rank",
+        "The largest rank of a LoRA that is made of another family. Auto: as exact as can be, 128 where only an "
+        "approximation exists; what is lost is printed.",
+        why="Smaller files, or less loss.",
+        section="Format",
+        tier="basic",
+    )
+    dtype: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32",
+        "Number format",
+        "Of the factors in the file; scales and norms are always fp32.",
+        why="`bf16` halves the file and rounds it to three digits, as most players do anyway.",
+        section="Format",
+        tier="basic",
+    )
+
+
+class MergeSettings(ModelSettings):
+    """Every setting of `woodshed merge`."""
+
+    model: str = setting(
+        REQUIRED,
+        "Model",
+        "The base model that the adapters were trained on.",
+        why="Always required.",
+        section="Required",
+        tier="basic",
+    )
+    adapter: Paths = setting(
+        REQUIRED,
+        "Adapter",
+        "The adapters to put into the weights: folders or files.",
+        why="Several at once make one model of several styles.",
+        section="Required",
+        tier="basic",
+    )
+    strength: Numbers = setting(
+        (1.0,),
+        "Strength",
+        "What each adapter's effect is multiplied by, in the order of the adapters; one number counts for all.",
+        why="Styles that are put together are often too strong at 1 each.",
+        section="Merge",
+        tier="basic",
+    )
+    output: Path = setting(
+        REQUIRED,
+        "Output",
+        "The model folder to be written, beside the others so that it is found there.",
+        why="Always required.",
+        section="Required",
+        tier="basic",
+    )
 
 
 class PreprocessSettings(DeviceSettings, ModelSettings):

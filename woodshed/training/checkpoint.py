@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from woodshed.adapters.adapter import Adapter
 from woodshed.errors import UserError
+from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.storage import save_tensors, whole_folder
 
@@ -35,6 +36,8 @@ MUST_MATCH = (
     "attention_type",
     "target_modules",
     "rank",
+    "rank_pattern",
+    "oft_block_size",
     "lokr_linear_dim",
     "lokr_factor",
     "lokr_decompose_both",
@@ -51,6 +54,7 @@ MAY_CHANGE_SILENTLY = (
     "dataset_dir",
     "output_dir",
     "resume_from",
+    "init_from",
     "save_every",
     "log_every",
     "keep_last",
@@ -111,7 +115,7 @@ class ResumePoint:
         problems = [
             f"{self.folder} was trained with {name} {self.settings[name]}; this run asks for {now[name]}."
             for name in MUST_MATCH
-            if self.settings.get(name) != now[name] and _concerns(name, settings)
+            if self.settings.get(name, now[name]) != now[name] and _concerns(name, settings)
         ]
         if fingerprint != self.fingerprint:
             problems.append(f"{self.folder} was trained on {self.model}; this run asks for {model}.")
@@ -159,7 +163,8 @@ def _concerns(name: str, settings: TrainSettings) -> bool:
     """Tell whether a setting matters to this adapter family, and to where its modules come from."""
     if name in ("attention_type", "target_modules"):
         return settings.targets_from is None
-    return not name.startswith("lokr_") if settings.adapter_type == "lora" else name != "rank"
+    own = rules.FAMILY_SETTINGS[settings.adapter_type]
+    return name in own or not any(name in names for names in rules.FAMILY_SETTINGS.values())
 
 
 def checkpoint_folder(output_dir: Path, position: Position, *, is_epoch_complete: bool) -> Path:

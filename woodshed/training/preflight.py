@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from woodshed.adapters.adapter import quote_some
-from woodshed.adapters.lokr import LokrDescription, LokrSettings, describe_lokr
+from woodshed.adapters.families import count_parameters, lokr_settings
+from woodshed.adapters.lokr_shape import LokrDescription, describe_lokr
 from woodshed.adapters.ranking import ranked_targets
+from woodshed.adapters.saved import read_adapter
+from woodshed.adapters.start import check_start
 from woodshed.adapters.targets import decoder_linear_shapes, resolve_targets
 from woodshed.data.batches import MEMORY_LIMIT
 from woodshed.data.dataset import SongDataset, open_dataset
@@ -65,19 +68,6 @@ class Preflight:
     notices: tuple[str, ...]
 
 
-def lokr_settings(settings: TrainSettings) -> LokrSettings:
-    """Return the LoKr switches among the settings."""
-    return LokrSettings(
-        linear_dim=settings.lokr_linear_dim,
-        linear_alpha=settings.lokr_linear_alpha,
-        factor=settings.lokr_factor,
-        decompose_both=settings.lokr_decompose_both,
-        use_tucker=settings.lokr_use_tucker,
-        use_scalar=settings.lokr_use_scalar,
-        weight_decompose=settings.lokr_weight_decompose,
-    )
-
-
 def check(settings: TrainSettings) -> Preflight:
     """Look at device, model, dataset, targets, optional packages, output folder and resume point.
 
@@ -86,7 +76,8 @@ def check(settings: TrainSettings) -> Preflight:
     """
     problems: list[str] = []
     device = dtype = checkpoint = dataset = targets = resume = None
-    digest = ""
+    digest, adapter_parameters = "", 0
+    start_notices: list[str] = []
     with collecting(problems):
         device = resolve_device(settings.device)
         dtype = resolve_precision(settings.precision, device)
@@ -115,6 +106,12 @@ def check(settings: TrainSettings) -> Preflight:
     if resume is not None and targets is not None:
         with collecting(problems):
             _refuse_other_targets(resume, settings, targets)
+    if targets is not None:
+        with collecting(problems):
+            adapter_parameters = count_parameters(targets, settings)
+        with collecting(problems):
+            if settings.init_from is not None and resume is None and checkpoint is not None:
+                start_notices = check_start(read_adapter(settings.init_from), targets, settings)
     if problems:
         raise UserError(*problems)
     assert device is not None
@@ -129,6 +126,7 @@ def check(settings: TrainSettings) -> Preflight:
         *dataset.notices,
         *rules.remarks(settings),
         *(_lokr_notices(lokr) if lokr else ()),
+        *start_notices,
         *_plan_notices(settings, plan, resume),
     )
     return Preflight(
@@ -139,7 +137,7 @@ def check(settings: TrainSettings) -> Preflight:
         device=device,
         dtype=dtype,
         targets=targets,
-        adapter_parameters=lokr.num_parameters if lokr else settings.rank * sum(map(sum, targets.values())),
+        adapter_parameters=adapter_parameters,
         is_resident=is_resident,
         inert=_inert(settings, device, lokr, is_resident=is_resident),
         plan=plan,

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from woodshed import __version__
 from woodshed.adapters.adapter import Adapter
-from woodshed.adapters.lokr import attach_lokr
-from woodshed.adapters.lora import attach_lora
+from woodshed.adapters.families import attach_adapter
+from woodshed.adapters.saved import read_adapter
+from woodshed.adapters.start import start_from
 from woodshed.data.batches import BatchLoader
 from woodshed.models.decoder import Decoder
 from woodshed.models.load import load_decoder, load_null_condition
@@ -21,7 +22,7 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
 from woodshed.training.checkpoint import Position
 from woodshed.training.optimizers import build_optimizer
-from woodshed.training.preflight import Plan, Preflight, lokr_settings
+from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed
 
 
@@ -120,6 +121,15 @@ _RECIPE = (
     "rank",
     "alpha",
     "dropout",
+    "rank_pattern",
+    "oft_block_size",
+    "lokr_linear_dim",
+    "lokr_linear_alpha",
+    "lokr_factor",
+    "lokr_decompose_both",
+    "lokr_use_scalar",
+    "lokr_weight_decompose",
+    "bias",
     "mode",
     "learning_rate",
     "batch_size",
@@ -144,7 +154,9 @@ def load_run(preflight: Preflight) -> Run:
     if settings.gradient_checkpointing:
         decoder.enable_gradient_checkpointing()
     torch.manual_seed(derive_seed(settings.seed, "adapter"))
-    adapter = _attach(decoder, preflight)
+    adapter = attach_adapter(decoder, list(preflight.targets), settings)
+    if settings.init_from is not None and preflight.resume is None:
+        start_from(adapter, read_adapter(settings.init_from))
     decoder.train()
     parameters = list(adapter.trainable_parameters().values())
     optimizer = build_optimizer(
@@ -176,20 +188,6 @@ def load_run(preflight: Preflight) -> Run:
         draw_rules=DrawRules(settings.mode, settings.cfg_ratio, config.timestep_mu, config.timestep_sigma),
         position=position,
     )
-
-
-def _attach(decoder: Decoder, preflight: Preflight) -> Adapter:
-    settings = preflight.settings
-    if settings.adapter_type == "lora":
-        return attach_lora(
-            decoder,
-            list(preflight.targets),
-            rank=settings.rank,
-            alpha=settings.alpha,
-            dropout=settings.dropout,
-            bias=settings.bias,
-        )
-    return attach_lokr(decoder, list(preflight.targets), lokr_settings(settings), bias=settings.bias)
 
 
 def _loader(preflight: Preflight) -> BatchLoader:

@@ -1,0 +1,65 @@
+"""The base model's weights, read one at a time from its checkpoint, for conversions that depend on them."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from woodshed.errors import AdapterError
+from woodshed.models.checkpoints import Checkpoint
+from woodshed.models.weights import StoredTensor, read_headers
+
+PART = "decoder."
+
+
+class BaseWeights:
+    """The decoder's weights and biases by original name.
+
+    Args:
+        checkpoint: of the model that the adapter was trained on; None where nobody named one.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self.checkpoint = checkpoint
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are weights to read."""
+        return self.checkpoint is not None
+
+    @cached_property
+    def stored(self) -> dict[str, StoredTensor]:
+        """Every tensor of the decoder, by its name in the decoder."""
+        if self.checkpoint is None:
+            raise AdapterError(
+                "This conversion depends on the weights of the base model. Name the one that the adapter was trained "
+                "on with --checkpoint-dir and --model."
+            )
+        headers = read_headers(self.checkpoint.weight_files)
+        return {name.removeprefix(PART): tensor for name, tensor in headers.items() if name.startswith(PART)}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of matrices by module name, and of biases by full name."""
+        matrices = {
+            name.removesuffix(".weight"): tensor.shape
+            for name, tensor in self.stored.items()
+            if name.endswith(".weight") and len(tensor.shape) == 2
+        }
+        return matrices | {name: tensor.shape for name, tensor in self.stored.items() if name.endswith(".bias")}
+
+    def weight(self, module: str) -> Tensor:
+        """Return the weight of a module: (out, in), float32.
+
+        Raises:
+            AdapterError: when no model was named.
+        """
+        return self.stored[f"{module}.weight"].read(dtype=torch.float32)
+
+    def bias(self, name: str) -> Tensor:
+        """Return a bias by its full name, float32.
+
+        Raises:
+            AdapterError: when no model was named.
+        """
+        return self.stored[name].read(dtype=torch.float32)

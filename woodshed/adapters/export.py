@@ -1,0 +1,214 @@
+"""An adapter in another tool's format: converted, written whole, read back and compared."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from woodshed.adapters.adapter import quote_some
+from woodshed.adapters.base import BaseWeights
+from woodshed.adapters.changes import LowRank
+from woodshed.adapters.comfyui_format import Dora, fit_for_comfyui, with_norms_over, write_comfyui
+from woodshed.adapters.content import Content
+from woodshed.adapters.diffusers_format import DIFFUSERS_NAME, write_diffusers
+from woodshed.adapters.faithful import as_trained
+from woodshed.adapters.low_rank import as_lora
+from woodshed.adapters.lycoris_format import LOKR_NAME, write_lycoris
+from woodshed.adapters.peft_config import CONFIG_NAME
+from woodshed.adapters.peft_format import write_peft
+from woodshed.adapters.saved import SavedAdapter, read_adapter, read_file
+from woodshed.adapters.verification import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    Expected,
+    Verification,
+    compare,
+    refuse_other_names,
+)
+from woodshed.errors import AdapterError
+from woodshed.settings.schema import ExportFormat
+from woodshed.storage import whole_file, whole_folder
+
+FILE_ENDING = ".safetensors"
+FOLDER_FORMATS = ("peft", "peft-faithful", "lora")
+_FILE_NAMES = {"comfyui": "{stem}.safetensors", "diffusers": DIFFUSERS_NAME, "lycoris": LOKR_NAME}
+_NO_BIASES = ("diffusers", "lora")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How to export."""
+
+    to: ExportFormat
+    dora: Dora = "today"
+    rank: int | None = None  # the largest, where a LoRA has to be made of something else
+    dtype: torch.dtype = torch.float32  # of the factors
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: Path  # the folder or the file
+    verification: Verification
+    notices: tuple[str, ...]
+
+
+def export_adapter(source: Path, output: Path, choices: Choices, base: BaseWeights) -> Exported:
+    """Write an adapter in another format, whole or not at all.
+
+    Args:
+        source: an adapter that `read_adapter` reads.
+        output: a folder to be, or for single files a name ending in .safetensors.
+        choices: of the user.
+        base: the model the adapter was trained on; needed by some conversions only.
+
+    Raises:
+        AdapterError: when the source cannot be read or does not fit the base, when the format cannot express it, when
+            the output is taken, or when what was written is not what was meant.
+    """
+    saved = read_adapter(source)
+    if base.is_known and (problems := saved.misfits(base.shapes)):
+        raise AdapterError(*problems)
+    content, notices, is_cut = _convert(saved, choices, base)
+    target = _refuse_taken(output, choices.to)
+    exact = TOLERANCE if choices.dtype == torch.float32 else HALF_TOLERANCE
+    with whole_file(target) if target.suffix == FILE_ENDING else whole_folder(target) as building:
+        written = read_adapter(building) if _write(building, content, choices, output.name) else read_file(building)
+        refuse_other_names(written, content.modules, content.bias_names)
+        report = compare(written, _expected(saved, written, base), tolerance=math.inf if is_cut else exact)
+    return Exported(target, report, (*notices, *_cut_notice(report, is_cut), *_reach_notices(content, choices)))
+
+
+def _convert(saved: SavedAdapter, choices: Choices, base: BaseWeights) -> tuple[Content, list[str], list[str]]:
+    """Return what is to be written, what the user should know, and the modules that are approximated."""
+    notices: list[str] = []
+    content: Content = saved
+    if choices.to != "comfyui":
+        content = _with_true_norms(content, base)
+    if choices.to in _NO_BIASES and content.bias_names:
+        notices.append(f"The {len(content.bias_names)} trained biases are left out: this format has no place for them.")
+        content = replace(content, biases={}, bias_differences={})
+    content = _convert_biases(content, choices, base)
+    cut: list[str] = []
+    if choices.to == "lora" or (choices.to == "diffusers" and content.family is not LowRank):
+        content, cut = as_lora(content, limit=choices.rank, weight_of=base.weight)
+    if choices.to == "comfyui":
+        content = fit_for_comfyui(content, choices.dora, base.weight)
+        notices += _dora_notice(saved, choices.dora)
+    if choices.to == "peft-faithful":
+        content = as_trained(content)
+    return content, notices, cut
+
+
+def _with_true_norms(content: Content, base: BaseWeights) -> Content:
+    """Undo what was done for ComfyUI to the norms of a file that came from there."""
+    changes = {
+        module: with_norms_over(change, base.weight(module), base=False)
+        if change.norms and change.norms.are_over_base
+        else change
+        for module, change in content.changes.items()
+    }
+    return replace(content, changes=changes)
+
+
+def _convert_biases(content: Content, choices: Choices, base: BaseWeights) -> Content:
+    """Return the biases as the format stores them: whole in PEFT, as differences elsewhere."""
+    if choices.to in FOLDER_FORMATS and content.bias_differences:
+        whole = {name: content.bias(name, base.bias(name)) for name in content.bias_differences}
+        return replace(content, biases={**content.biases, **whole}, bias_differences={})
+    if choices.to not in FOLDER_FORMATS and content.biases:
+        differences = {name: content.biases[name] - base.bias(name) for name in content.biases}
+        return replace(content, biases={}, bias_differences={**content.bias_differences, **differences})
+    return content
+
+
+def _refuse_taken(output: Path, to: ExportFormat) -> Path:
+    """Return the folder or file to write.
+
+    Raises:
+        AdapterError: when it is there already, is of the wrong kind, or lies beside an adapter: ACE-Step and diffusers
+            pick the first file they find in a folder.
+    """
+    is_file = output.suffix == FILE_ENDING
+    if is_file and to in FOLDER_FORMATS:
+        raise AdapterError(f"{to} is a folder with a config and a weight file; give --output a name without ending.")
+    if output.exists():
+        raise AdapterError(f"{output} exists already. Choose another --output, or delete it first.")
+    if is_file and (output.parent / CONFIG_NAME).exists():
+        raise AdapterError(
+            f"{output.parent} holds a PEFT adapter, which a second file would hide. Choose another folder."
+        )
+    return output
+
+
+def _write(building: Path, content: Content, choices: Choices, name: str) -> bool:
+    """Write the files of a format into a folder, or one file at a path; tell whether it was a folder."""
+    if choices.to in FOLDER_FORMATS:
+        write_peft(building, content, dtype=choices.dtype, is_faithful=choices.to == "peft-faithful")
+        return True
+    write = {"comfyui": write_comfyui, "diffusers": write_diffusers, "lycoris": write_lycoris}[choices.to]
+    is_folder = building.is_dir()
+    file = building / _FILE_NAMES[choices.to].format(stem=name) if is_folder else building
+    write(file, content, dtype=choices.dtype)
+    return is_folder
+
+
+def _expected(saved: SavedAdapter, written: SavedAdapter, base: BaseWeights) -> Iterator[Expected]:
+    """Yield what every module and bias should come to.
+
+    Without the base's weights, random ones stand in for them: formulas that agree on those agree on any.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for module, change in saved.changes.items():
+        weight = base.weight(module) if base.is_known else _stand_in(change.shape, generator)
+        weight = weight.double()
+        yield Expected(
+            module, weight, change.delta(weight), written.delta(module, weight), has_rounding=change.needs_weight
+        )
+    for name in written.bias_names:
+        stored = (dict(saved.biases) | dict(saved.bias_differences))[name]
+        bias = base.bias(name).double() if base.is_known else torch.zeros_like(stored).double()
+        yield Expected(name, bias, saved.bias(name, bias) - bias, written.bias(name, bias) - bias, has_rounding=True)
+
+
+def _stand_in(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    rows, columns = shape
+    return torch.randn(rows or columns, columns, generator=generator) / math.sqrt(columns)
+
+
+def _cut_notice(report: Verification, cut: list[str]) -> list[str]:
+    if not cut:
+        return []
+    return [
+        f"This is an approximation: {quote_some(cut)} became LoRA by cutting small singular values, and "
+        f"{100 * report.residual:.2g} % of the change is lost. A larger --rank loses less."
+    ]
+
+
+def _dora_notice(saved: SavedAdapter, dora: Dora) -> list[str]:
+    if not saved.has_norms:
+        return []
+    return {
+        "today": [
+            "The norms are written for the ComfyUI of today, which divides by the wrong ones. When its fix is out, "
+            "export again with --dora true; --dora diff is right in both, and large."
+        ],
+        "true": ["The norms are the true ones: right in ComfyUI once its fix is out, wrong before."],
+        "diff": [],
+    }[dora]
+
+
+def _reach_notices(content: Content, choices: Choices) -> list[str]:
+    """Say which players, of those that people would expect, cannot play the file."""
+    said = []
+    if choices.to in ("peft", "lora") and not any(name.endswith(("q_proj", "k_proj")) for name in content.modules):
+        said.append("diffusers will ignore this folder: without q_proj or k_proj it needs --to diffusers.")
+    if choices.to in ("peft", "peft-faithful") and content.has_norms:
+        said.append("acestep.cpp ignores the norms of a DoRA in a PEFT folder; --to lora makes what it can play.")
+    if choices.to == "peft-faithful":
+        said.append("ComfyUI does not read the scale of this folder; for players use --to peft or comfyui.")
+    return said

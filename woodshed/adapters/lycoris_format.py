@@ -1,0 +1,111 @@
+"""LyCORIS files: what ACE-Step, ComfyUI, the C++ engines and LyCORIS itself read of a LoKr, and LyCORIS of the rest.
+
+ACE-Step builds a LoKr on every linear layer with the settings in the header and then fills in the tensors. So the
+header must be true, and it says no scalar: with one, the layers that are not in the file would keep random weights.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lycoris.functional.general import factorization
+from torch import Tensor
+
+from woodshed.adapters.adapter import RECIPE_KEY
+from woodshed.adapters.changes import Change, Difference, Hadamard, LowRank, Rotation
+from woodshed.adapters.comfyui_format import stored_parts
+from woodshed.adapters.content import Content
+from woodshed.adapters.kronecker import Kronecker
+from woodshed.adapters.naming import comfyui_module, lycoris_module
+from woodshed.adapters.tensor_files import LOKR_KEY
+from woodshed.errors import AdapterError
+from woodshed.storage import save_tensors
+
+LOKR_NAME = "lokr_weights.safetensors"
+_ALGORITHMS: dict[type[Change], str] = {Kronecker: "lokr", Hadamard: "loha", LowRank: "lora"}
+
+
+def write_lycoris(path: Path, content: Content, *, dtype: torch.dtype = torch.float32) -> int:
+    """Write a file; return the number of its tensors.
+
+    Args:
+        path: of the file.
+        content: one kind of change; biases as differences.
+        dtype: of the factors; alpha and norms are float32.
+
+    Raises:
+        AdapterError: when the format cannot express the content.
+    """
+    if content.biases:
+        raise AdapterError("A LyCORIS file stores differences of biases, which needs the base: name its checkpoint.")
+    if content.family in (Change, Rotation, Difference):
+        raise AdapterError("A LyCORIS file holds LoKr, LoHa or LoRA; use --to comfyui for this adapter.")
+    if any(change.norms and change.norms.are_over_base for change in content.changes.values()):
+        raise AdapterError("These norms were written for today's ComfyUI; to convert them, name the base's checkpoint.")
+    header = {"format": "lycoris", "algo": _ALGORITHMS[content.family], RECIPE_KEY: json.dumps(dict(content.recipe))}
+    config: Mapping[str, Any] = {}
+    if content.family is Kronecker:
+        config = content.lokr_config or _lokr_config(content.changes)
+        header[LOKR_KEY] = json.dumps(dict(config))
+    tensors: dict[str, Tensor] = {}
+    for module, change in content.changes.items():
+        parts = stored_parts(change, dtype)
+        if config:  # also where both factors are whole: the C++ engines want one and compare it with the dimension
+            parts.setdefault("alpha", torch.tensor(float(config["linear_dim"])))
+        tensors |= {f"{lycoris_module(module)}.{part}": value for part, value in parts.items()}
+    for name, value in content.bias_differences.items():
+        tensors[f"{comfyui_module(name.removesuffix('.bias'))}.diff_b"] = value.float()
+    save_tensors(path, tensors, header)
+    return len(tensors)
+
+
+def lokr_header(
+    *, linear_dim: int, linear_alpha: float, factor: int, use_tucker: bool, weight_decompose: bool, modules: list[str]
+) -> dict[str, Any]:
+    """Return the settings with which ACE-Step rebuilds the modules that a file's tensors fit."""
+    return {
+        "linear_dim": linear_dim,
+        "linear_alpha": linear_alpha,
+        "factor": factor,
+        "decompose_both": False,
+        "use_tucker": use_tucker,
+        "use_scalar": False,
+        "weight_decompose": weight_decompose,
+        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in modules}),
+        "full_matrix": False,
+        "bypass_mode": False,  # older LyCORIS forgets the scale in it
+        "rs_lora": False,
+        "unbalanced_factorization": False,
+    }
+
+
+def _lokr_config(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Find settings that give these shapes.
+
+    Raises:
+        AdapterError: when one dimension, one alpha and one factor for all modules cannot.
+    """
+    splits = [split for change in changes.values() for split in change.splits]
+    factors = [-1, *sorted({left for left, _ in splits})]
+    fits = (f for f in factors if all(factorization(left * right, f) == (left, right) for left, right in splits))
+    factor = next(fits, None)
+    halves = {module: max(right for _, right in change.splits) / 2 for module, change in changes.items()}
+    low_rank = {(change.dim, change.scale) for change in changes.values() if change.dim}
+    dim, scale = low_rank.pop() if low_rank else (int(max(halves.values())) + 1, 1.0)
+    agree = all((dim < halves[module]) == (change.dim is not None) for module, change in changes.items())
+    norms = {change.norms is not None for change in changes.values()}
+    if factor is None or low_rank or not agree or len(norms) > 1:
+        raise AdapterError(
+            "ACE-Step rebuilds a LoKr from one dimension, one alpha and one factor, and this one has several or "
+            "others. Use --to comfyui or lora."
+        )
+    return lokr_header(
+        linear_dim=dim,
+        linear_alpha=scale * dim,
+        factor=factor,
+        use_tucker=False,
+        weight_decompose=norms == {True},
+        modules=list(changes),
+    )
