@@ -61,9 +61,14 @@ def test_leftovers_of_a_killed_run_do_not_get_into_the_new_folder(tmp_path):
 def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
     path = tmp_path / "run.toml"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), whole_file(path) as building:
-        building.write_text("ha")
-        raise RuntimeError("power cut")
+
+    def break_off() -> None:
+        with whole_file(path) as building:
+            building.write_text("ha")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        break_off()
     assert path.read_text() == "old"
     write_text(path, "new ünï")
     assert path.read_text(encoding="utf-8") == "new ünï"

@@ -229,3 +229,10 @@ def test_a_mid_epoch_resume_needs_the_same_batches(settings_for, train_until, tm
     assert any("in the middle of an epoch with batch_size 1" in line for line in found)
     assert any("with seed 42" in line for line in found)
     assert (tmp_path / "out" / "checkpoint-epoch-1-step-1").is_dir()
+
+
+def test_targets_in_another_order_are_the_same_targets(settings_for):
+    for _ in train(settings_for(epochs=1, save_every=1, target_modules="q_proj k_proj")):
+        pass
+    for _ in train(settings_for(epochs=2, resume_from="latest", target_modules="k_proj, q_proj")):
+        pass

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tomllib
 
 import pytest
 import safetensors.torch
@@ -347,3 +348,20 @@ def test_padding_in_a_sample_file_would_change_the_loss_so_it_is_trimmed(setting
         sample["encoder_attention_mask"] = torch.cat([mask, torch.zeros(20, dtype=torch.bool)])
         torch.save(sample, path)
     assert losses_of(settings_for("padded")) == clean
+
+
+def test_a_resumed_runs_file_repeats_the_whole_run(settings_for, tmp_path):
+    losses_of(settings_for(epochs=1, save_every=1))
+    losses_of(settings_for(epochs=2, resume_from="latest"))
+    values = tomllib.loads((tmp_path / "out" / "run.toml").read_text(encoding="utf-8"))
+    assert values["epochs"] == 2
+    assert "resume_from" not in values
+
+
+def test_a_model_that_does_not_fit_into_memory_is_no_bug_of_ours(settings_for, monkeypatch):
+    def load(_preflight):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loop, "load_run", load)
+    with pytest.raises(UserError, match="ran out of memory"):
+        events_of(settings_for())

@@ -58,7 +58,7 @@ class TrainingView:
 
     def _start(self, event: Started) -> None:
         self._epochs, self._total, self._first = event.epochs, event.total_steps, event.first_step
-        self._terminal.say(f"Training {event.model} on {event.songs} songs")
+        self._terminal.say(f"Training {event.model} on {event.songs} song{'s' if event.songs > 1 else ''}")
         for what, text in {
             "device": f"{event.device}, {event.precision}",
             "adapter": f"{event.modules} modules, {event.trainable_parameters:,} trainable parameters",

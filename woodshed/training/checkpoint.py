@@ -115,7 +115,7 @@ class ResumePoint:
         problems = [
             f"{self.folder} was trained with {name} {self.settings[name]}; this run asks for {now[name]}."
             for name in MUST_MATCH
-            if self.settings.get(name, now[name]) != now[name] and _concerns(name, settings)
+            if _differ(self.settings.get(name, now[name]), now[name]) and _concerns(name, settings)
         ]
         if fingerprint != self.fingerprint:
             problems.append(f"{self.folder} was trained on {self.model}; this run asks for {model}.")
@@ -157,6 +157,11 @@ class ResumePoint:
                 "over the whole length."
             )
         return said
+
+
+def _differ(before: Any, now: Any) -> bool:
+    """Compare two values of a setting; words in another order mean the same layers."""
+    return sorted(before) != sorted(now) if isinstance(before, list) and isinstance(now, list) else bool(before != now)
 
 
 def _concerns(name: str, settings: TrainSettings) -> bool:

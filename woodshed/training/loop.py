@@ -165,11 +165,15 @@ def train(
     """
     started_at = time.monotonic()
     preflight = check(settings)
-    run = load_run(preflight)
+    try:
+        run = load_run(preflight)
+    except torch.OutOfMemoryError as error:
+        raise UserError(_out_of_memory_advice(preflight)) from error
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     superseded = set_aside_newer(settings.output_dir, preflight.resume) if preflight.resume else []
     known = Resolved(settings, origins or dict.fromkeys(type(settings).model_fields, "given"))
-    write_text(settings.output_dir / "run.toml", run_file_text(known))
+    whole_run = settings.model_copy(update={"resume_from": None})  # to repeat it, one starts at the beginning
+    write_text(settings.output_dir / "run.toml", run_file_text(Resolved(whole_run, known.origins)))
     yield _started(run)
     yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
     yield from (Notice(f"Set aside {path}: it lies ahead of where this run continues.") for path in superseded)

@@ -203,10 +203,9 @@ def _lokr_notices(lokr: LokrDescription) -> list[str]:
 def _plan_notices(settings: TrainSettings, plan: Plan, resume: ResumePoint | None) -> list[str]:
     said: list[str] = []
     if settings.batch_size > plan.songs or settings.gradient_accumulation > plan.batches_per_epoch:
-        said.append(
-            f"An epoch has {plan.songs} songs, fewer than batch_size {settings.batch_size} x gradient_accumulation "
-            f"{settings.gradient_accumulation} asks for: each epoch is a single step over all of them."
-        )
+        songs = f"{plan.songs} songs" if plan.songs > 1 else "one song"
+        asked = f"batch_size {settings.batch_size} x gradient_accumulation {settings.gradient_accumulation}"
+        said.append(f"An epoch has {songs}, fewer than {asked} asks for: each epoch is a single step over all of them.")
     if settings.scheduler_type != "constant" and settings.warmup_steps >= plan.total_steps:
         said.append(
             f"The warm-up of {settings.warmup_steps} steps is not shorter than the whole run of {plan.total_steps} "
