@@ -91,9 +91,12 @@ def test_the_trigger_tag_of_a_recipe_is_put_before_the_prompt_unless_told_not_to
 
 def test_the_recipe_gives_the_defaults_and_what_the_user_says_wins(settings_for, adapter_of):
     adapter = adapter_of(base_model="acestep-v15-base", shift=2.5, num_inference_steps=30)
-    assert prepare(settings_for(adapter=adapter, steps="auto")).versions[0].playback == Playback(2.5, 30, 7.0)
-    chosen = settings_for(adapter=adapter, steps=4, shift=1.5, guidance=3)
-    assert prepare(chosen).versions[0].playback == Playback(1.5, 4, 3.0)
+    plan = prepare(settings_for(adapter=adapter, steps="auto"))
+    assert plan.versions[0].playback == Playback(2.5, 30, 7.0)
+    assert plan.notices == ("style: 30 steps and shift 2.5, from its recipe.",)
+    assert prepare(settings_for(adapter=adapter, steps=4)).notices == ("style: shift 2.5, from its recipe.",)
+    plan = prepare(settings_for(adapter=adapter, steps=4, shift=1.5, guidance=3))
+    assert (plan.versions[0].playback, plan.notices) == (Playback(1.5, 4, 3.0), ())
 
 
 def test_the_base_models_version_differs_in_nothing_but_the_weights(settings_for, adapter_of):

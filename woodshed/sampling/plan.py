@@ -173,7 +173,9 @@ def _versions(
     for name, path, saved in zip(names, settings.adapter, adapters, strict=True):
         recipe, said = read_recipe(saved.recipe, name)
         playback, more = adapted_playback(recipe, checkpoint, name)
-        notices += [*said, *more, *_tag_notice(settings, recipe, name)]
+        used = _used_of_recipe(settings, recipe, playback)
+        notices += [*said, *more, *([f"{name}: {used}, from its recipe."] if used else [])]
+        notices += _tag_notice(settings, recipe, name)
         played.append((name, saved, path, recipe, playback))
     if not played:
         played.append((BASE, None, None, Recipe(), playback_of(checkpoint)))
@@ -210,6 +212,14 @@ def _short_name(path: Path) -> str:
         path = path.parent
     name = path.stem if path.suffix == ".safetensors" else path.name
     return f"{path.parent.name}-{name}" if name.startswith(_RUN_PARTS) and path.parent.name else name
+
+
+def _used_of_recipe(settings: GenerateSettings, recipe: Recipe, playback: Playback) -> str:
+    """Return what a recipe decides about the sampling, as words; nothing where the user or the model decides."""
+    steps_used = settings.steps == "auto" and recipe.num_inference_steps == playback.steps
+    shift_used = settings.shift == "auto" and recipe.shift == playback.shift
+    used = [f"{playback.steps} steps"] if steps_used else []
+    return " and ".join([*used, *([f"shift {playback.shift:g}"] if shift_used else [])])
 
 
 def _tag_notice(settings: GenerateSettings, recipe: Recipe, name: str) -> list[str]:

@@ -83,8 +83,7 @@ def adapted_playback(recipe: Recipe, checkpoint: Checkpoint, name: str) -> tuple
             f"Steps and shift are those of {checkpoint.name}."
         ]
     shift, steps = recipe.shift or usual.shift, recipe.num_inference_steps or usual.steps
-    said = [f"{name}: {steps} steps and shift {shift:g}, from its recipe."] if recipe.num_inference_steps else []
-    return Playback(shift, steps, usual.guidance), said
+    return Playback(shift, steps, usual.guidance), []
 
 
 def with_tag(prompt: str, tag: str) -> str:
