@@ -223,7 +223,7 @@ def test_the_files_have_the_scale_in_b_and_a_config_every_peft_reads(make_decode
         assert json.loads(file.metadata()["woodshed"]) == {"shift": 3.0, "custom_tag": "zydeco"}
 
 
-@pytest.mark.parametrize("name", ["lora_r4", "lora_r4_rslora", "lora_r2_mlp"])
+@pytest.mark.parametrize("name", ["lora_r4", "lora_r4_rslora", "lora_r2_mlp", "dora_r4"])
 def test_adapters_of_the_original_code_sound_the_same_here(checkpoint_root, golden, read_golden, name):
     """Folders written by PEFT on the original decoder, alpha other than rank, and the velocity it had with them."""
     base = choose_model(find_checkpoints(checkpoint_root), "acestep-v15-base")

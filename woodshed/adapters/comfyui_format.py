@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,25 +18,23 @@ from woodshed.adapters.kronecker import Kronecker
 from woodshed.adapters.naming import comfyui_module
 from woodshed.adapters.tensor_files import CONVENTION
 from woodshed.errors import AdapterError
+from woodshed.settings.schema import DoraNorms
 from woodshed.storage import save_tensors
 
-Dora = Literal["today", "true", "diff"]
-"""How norms are written. today: for the ComfyUI of 2026, which divides by the norms of the base weight; true: as every
-other player reads them, and ComfyUI once its open fix is in; diff: as whole weight differences, right everywhere."""
 
-
-def fit_for_comfyui(content: Content, dora: Dora, weight_of: Callable[[str], Tensor]) -> Content:
+def fit_for_comfyui(content: Content, dora: DoraNorms, weight_of: Callable[[str], Tensor]) -> Content:
     """Return what ComfyUI can play: rotations as differences, norms as it divides by them.
 
     Args:
         content: any.
-        dora: for modules with norms.
+        dora: how norms are written. today: for the ComfyUI of 2026, which divides by the norms of the base weight;
+            true: as every other player reads them, and ComfyUI once its open fix is in; diff: as whole differences.
         weight_of: returns the base weight of a module, or raises an AdapterError that says why it is needed.
     """
     return replace(content, changes={module: _fit(module, content, dora, weight_of) for module in content.changes})
 
 
-def _fit(module: str, content: Content, dora: Dora, weight_of: Callable[[str], Tensor]) -> Change:
+def _fit(module: str, content: Content, dora: DoraNorms, weight_of: Callable[[str], Tensor]) -> Change:
     change = content.changes[module]
     if not isinstance(change, LowRank | Kronecker | Hadamard | Difference) or (change.norms and dora == "diff"):
         return Difference(change.delta(weight_of(module).double()).float())

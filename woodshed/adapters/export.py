@@ -11,7 +11,7 @@ from torch import Tensor
 from woodshed.adapters.adapter import quote_some
 from woodshed.adapters.base import BaseWeights
 from woodshed.adapters.changes import LowRank
-from woodshed.adapters.comfyui_format import Dora, fit_for_comfyui, with_norms_over, write_comfyui
+from woodshed.adapters.comfyui_format import fit_for_comfyui, with_norms_over, write_comfyui
 from woodshed.adapters.content import Content
 from woodshed.adapters.diffusers_format import DIFFUSERS_NAME, write_diffusers
 from woodshed.adapters.faithful import as_trained
@@ -28,24 +28,16 @@ from woodshed.adapters.verification import (
     compare,
     refuse_other_names,
 )
-from woodshed.errors import AdapterError
-from woodshed.settings.schema import ExportFormat
+from woodshed.errors import AdapterError, CheckpointError
+from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints
+from woodshed.settings.schema import DoraNorms, ExportFormat, ExportSettings
 from woodshed.storage import whole_file, whole_folder
 
 FILE_ENDING = ".safetensors"
 FOLDER_FORMATS = ("peft", "peft-faithful", "lora")
 _FILE_NAMES = {"comfyui": "{stem}.safetensors", "diffusers": DIFFUSERS_NAME, "lycoris": LOKR_NAME}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NO_BIASES = ("diffusers", "lora")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """How to export."""
-
-    to: ExportFormat
-    dora: Dora = "today"
-    rank: int | None = None  # the largest, where a LoRA has to be made of something else
-    dtype: torch.dtype = torch.float32  # of the factors
 
 
 @dataclass(frozen=True)
@@ -57,49 +49,69 @@ class Exported:
     notices: tuple[str, ...]
 
 
-def export_adapter(source: Path, output: Path, choices: Choices, base: BaseWeights) -> Exported:
+def export_adapter(source: Path, settings: ExportSettings) -> Exported:
     """Write an adapter in another format, whole or not at all.
 
     Args:
         source: an adapter that `read_adapter` reads.
-        output: a folder to be, or for single files a name ending in .safetensors.
-        choices: of the user.
-        base: the model the adapter was trained on; needed by some conversions only.
+        settings: format, output, and the base model, whose weights some conversions need.
 
     Raises:
-        AdapterError: when the source cannot be read or does not fit the base, when the format cannot express it, when
-            the output is taken, or when what was written is not what was meant.
+        UserError: when the source cannot be read or does not fit the base, when the format cannot express it, when the
+            output is taken, or when what was written is not what was meant.
     """
     saved = read_adapter(source)
+    base = BaseWeights(_find_base(saved, settings))
     if base.is_known and (problems := saved.misfits(base.shapes)):
         raise AdapterError(*problems)
-    content, notices, is_cut = _convert(saved, choices, base)
-    target = _refuse_taken(output, choices.to)
-    exact = TOLERANCE if choices.dtype == torch.float32 else HALF_TOLERANCE
+    target = _refuse_taken(settings.output, settings.to)
+    content, notices, cut = _convert(saved, settings, base)
+    tolerance = TOLERANCE if settings.dtype == "fp32" else HALF_TOLERANCE
     with whole_file(target) if target.suffix == FILE_ENDING else whole_folder(target) as building:
-        written = read_adapter(building) if _write(building, content, choices, output.name) else read_file(building)
+        is_folder = _write(building, content, settings, target.name)
+        written = read_adapter(building) if is_folder else read_file(building)
         refuse_other_names(written, content.modules, content.bias_names)
-        report = compare(written, _expected(saved, written, base), tolerance=math.inf if is_cut else exact)
-    return Exported(target, report, (*notices, *_cut_notice(report, is_cut), *_reach_notices(content, choices)))
+        report = compare(written, _expected(saved, written, base), tolerance=math.inf if cut else tolerance)
+    notices += _cut_notice(report, cut) + _reach_notices(content, settings)
+    return Exported(target, report, tuple(notices))
 
 
-def _convert(saved: SavedAdapter, choices: Choices, base: BaseWeights) -> tuple[Content, list[str], list[str]]:
+def _find_base(saved: SavedAdapter, settings: ExportSettings) -> Checkpoint | None:
+    """Return the model that the user names, or else the one that the recipe names if it is there.
+
+    Raises:
+        CheckpointError: when there is no model of the name that the user gives.
+    """
+    if settings.model:
+        return choose_model(find_checkpoints(settings.checkpoint_dir), settings.model)
+    name = saved.recipe.get("base_model")
+    if not isinstance(name, str) or not settings.checkpoint_dir.is_dir():
+        return None
+    try:
+        return choose_model(find_checkpoints(settings.checkpoint_dir), name)
+    except CheckpointError:
+        return None  # it is only a hint; what needs the weights will say so
+
+
+def _convert(saved: SavedAdapter, settings: ExportSettings, base: BaseWeights) -> tuple[Content, list[str], list[str]]:
     """Return what is to be written, what the user should know, and the modules that are approximated."""
     notices: list[str] = []
     content: Content = saved
-    if choices.to != "comfyui":
+    if settings.to != "comfyui":
         content = _with_true_norms(content, base)
-    if choices.to in _NO_BIASES and content.bias_names:
+    if settings.to in _NO_BIASES and content.bias_names:
         notices.append(f"The {len(content.bias_names)} trained biases are left out: this format has no place for them.")
         content = replace(content, biases={}, bias_differences={})
-    content = _convert_biases(content, choices, base)
+    content = _convert_biases(content, settings, base)
     cut: list[str] = []
-    if choices.to == "lora" or (choices.to == "diffusers" and content.family is not LowRank):
-        content, cut = as_lora(content, limit=choices.rank, weight_of=base.weight)
-    if choices.to == "comfyui":
-        content = fit_for_comfyui(content, choices.dora, base.weight)
-        notices += _dora_notice(saved, choices.dora)
-    if choices.to == "peft-faithful":
+    if settings.to == "lora" or (settings.to == "diffusers" and content.family is not LowRank):
+        content, cut = as_lora(
+            content, limit=None if settings.max_rank == "auto" else settings.max_rank, weight_of=base.weight
+        )
+    if settings.to == "comfyui":
+        content = fit_for_comfyui(content, settings.dora, base.weight)
+        notices += _dora_notice(saved, settings.dora)
+    if settings.to == "peft-faithful":
         content = as_trained(content)
     return content, notices, cut
 
@@ -115,12 +127,12 @@ def _with_true_norms(content: Content, base: BaseWeights) -> Content:
     return replace(content, changes=changes)
 
 
-def _convert_biases(content: Content, choices: Choices, base: BaseWeights) -> Content:
+def _convert_biases(content: Content, settings: ExportSettings, base: BaseWeights) -> Content:
     """Return the biases as the format stores them: whole in PEFT, as differences elsewhere."""
-    if choices.to in FOLDER_FORMATS and content.bias_differences:
+    if settings.to in FOLDER_FORMATS and content.bias_differences:
         whole = {name: content.bias(name, base.bias(name)) for name in content.bias_differences}
         return replace(content, biases={**content.biases, **whole}, bias_differences={})
-    if choices.to not in FOLDER_FORMATS and content.biases:
+    if settings.to not in FOLDER_FORMATS and content.biases:
         differences = {name: content.biases[name] - base.bias(name) for name in content.biases}
         return replace(content, biases={}, bias_differences={**content.bias_differences, **differences})
     return content
@@ -145,15 +157,15 @@ def _refuse_taken(output: Path, to: ExportFormat) -> Path:
     return output
 
 
-def _write(building: Path, content: Content, choices: Choices, name: str) -> bool:
+def _write(building: Path, content: Content, settings: ExportSettings, name: str) -> bool:
     """Write the files of a format into a folder, or one file at a path; tell whether it was a folder."""
-    if choices.to in FOLDER_FORMATS:
-        write_peft(building, content, dtype=choices.dtype, is_faithful=choices.to == "peft-faithful")
+    if settings.to in FOLDER_FORMATS:
+        write_peft(building, content, dtype=DTYPES[settings.dtype], is_faithful=settings.to == "peft-faithful")
         return True
-    write = {"comfyui": write_comfyui, "diffusers": write_diffusers, "lycoris": write_lycoris}[choices.to]
+    write = {"comfyui": write_comfyui, "diffusers": write_diffusers, "lycoris": write_lycoris}[settings.to]
     is_folder = building.is_dir()
-    file = building / _FILE_NAMES[choices.to].format(stem=name) if is_folder else building
-    write(file, content, dtype=choices.dtype)
+    file = building / _FILE_NAMES[settings.to].format(stem=name) if is_folder else building
+    write(file, content, dtype=DTYPES[settings.dtype])
     return is_folder
 
 
@@ -189,7 +201,7 @@ def _cut_notice(report: Verification, cut: list[str]) -> list[str]:
     ]
 
 
-def _dora_notice(saved: SavedAdapter, dora: Dora) -> list[str]:
+def _dora_notice(saved: SavedAdapter, dora: DoraNorms) -> list[str]:
     if not saved.has_norms:
         return []
     return {
@@ -202,13 +214,13 @@ def _dora_notice(saved: SavedAdapter, dora: Dora) -> list[str]:
     }[dora]
 
 
-def _reach_notices(content: Content, choices: Choices) -> list[str]:
+def _reach_notices(content: Content, settings: ExportSettings) -> list[str]:
     """Say which players, of those that people would expect, cannot play the file."""
     said = []
-    if choices.to in ("peft", "lora") and not any(name.endswith(("q_proj", "k_proj")) for name in content.modules):
+    if settings.to in ("peft", "lora") and not any(name.endswith(("q_proj", "k_proj")) for name in content.modules):
         said.append("diffusers will ignore this folder: without q_proj or k_proj it needs --to diffusers.")
-    if choices.to in ("peft", "peft-faithful") and content.has_norms:
+    if settings.to in ("peft", "peft-faithful") and content.has_norms:
         said.append("acestep.cpp ignores the norms of a DoRA in a PEFT folder; --to lora makes what it can play.")
-    if choices.to == "peft-faithful":
+    if settings.to == "peft-faithful":
         said.append("ComfyUI does not read the scale of this folder; for players use --to peft or comfyui.")
     return said

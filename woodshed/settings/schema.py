@@ -615,14 +615,6 @@ class BaseSettings(CheckpointSettings):
 class ExportSettings(BaseSettings):
     """Every setting of `woodshed export`."""
 
-    adapter: Path = setting(
-        REQUIRED,
-        "Adapter",
-        "The adapter to convert: a folder or file, made here or by another trainer.",
-        why="Always required.",
-        section="Required",
-        tier="basic",
-    )
     to: ExportFormat = setting(
         REQUIRED,
         "Format",
