@@ -123,6 +123,14 @@ def test_dataset_json_gives_captions_lyrics_and_metadata(desk):
     assert desk.captions() == {"low", "high"}  # the words of the file names
 
 
+def test_metadata_csv_describes_the_songs(desk):
+    table = desk.root / "songs.csv"
+    table.write_text("file;caption;bpm\nlow.wav;a deep hum;91\nhigh.wav;a whistle;92\n", encoding="utf-8")
+    desk.run(metadata_csv=table)
+    assert desk.captions() == {"a deep hum", "a whistle"}
+    assert "- bpm: 91\n" in "".join(desk.texts)
+
+
 def test_tensor_output_is_where_the_dataset_is_written(desk):
     folder = desk.root / "here"
     desk.run(tensor_output=folder)

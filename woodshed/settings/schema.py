@@ -728,6 +728,14 @@ class PreprocessSettings(DeviceSettings, ModelSettings):
         tier="basic",
         default_text="*(none)*",
     )
+    metadata_csv: OptionalPath = setting(
+        None,
+        "Metadata CSV",
+        "A table of captions, lyrics and metadata, one row a song.",
+        why="Handy when the descriptions come from a spreadsheet.",
+        section="Songs",
+        default_text="`metadata.csv` in the audio directory, if there is one",
+    )
     tensor_output: Path = setting(
         REQUIRED,
         "Tensor output",
