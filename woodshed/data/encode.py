@@ -111,11 +111,11 @@ def _write_manifest(work: Work, jobs: list[Job], *, is_complete: bool) -> None:
     content = {
         "metadata": {
             "name": work.songs.name or work.output.name,
-            "custom_tag": work.custom_tag,
-            "tag_position": work.tag_position,
+            "custom_tag": work.wording.custom_tag,
+            "tag_position": work.wording.tag_position,
             "num_samples": len(jobs),
             "all_instrumental": all(job.song.is_instrumental for job in jobs),
-            "genre_ratio": work.genre_ratio,
+            "genre_ratio": work.wording.genre_ratio,
         },
         "samples": [f"{job.name}.pt" for job in jobs],
         "num_samples": len(jobs),

@@ -185,7 +185,7 @@ def _metadata(work: Work, job: Job) -> dict[str, Any]:
         "language": song.language or work.settings.language,
         "genre": song.genre,
         "is_instrumental": song.is_instrumental,
-        "custom_tag": song.custom_tag or work.custom_tag,
+        "custom_tag": song.custom_tag or work.wording.custom_tag,
         "prompt_override": song.prompt_override,
         OUR_RECORD: work.record(job),
     }
