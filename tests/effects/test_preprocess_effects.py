@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from woodshed.data import encode, passes
+from woodshed.data.loudness import integrated_loudness
 from woodshed.errors import UserError
 from woodshed.models.encoders import TextEncoder
 from woodshed.settings.resolve import Layer, resolve
@@ -179,6 +180,24 @@ def test_seed_draws_other_latents_from_the_same_songs(desk):
     first, same, other = (desk.run(seed=seed)[0]["low"]["target_latents"] for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_normalize_brings_songs_to_one_level(desk):
+    heard = []
+    encode_waveform = passes.encode_waveform
+    desk.patch.setattr(passes, "encode_waveform", lambda vae, wave: heard.append(wave) or encode_waveform(vae, wave))
+    for word, peak in (("none", 0.4), ("peak", 10 ** (-1 / 20)), ("loudness", None)):
+        heard.clear()
+        desk.run(normalize=word)
+        levels = [float(wave.abs().max()) for wave in heard]
+        assert peak is None or levels == pytest.approx([peak, peak], abs=1e-3)
+    assert [integrated_loudness(wave) for wave in heard] == pytest.approx([-14, -14], abs=0.1)
+
+
+def test_latents_are_a_draw_or_the_mean_which_no_seed_changes(desk):
+    means = [desk.run(latents="mean", seed=seed)[0]["low"]["target_latents"] for seed in (1, 2)]
+    assert torch.equal(*means)
+    assert not torch.equal(desk.run(seed=1)[0]["low"]["target_latents"], means[0])
 
 
 def test_offload_encoder_keeps_what_is_idle_off_the_device(desk):

@@ -89,7 +89,8 @@ class Work:
     @property
     def settings_digest(self) -> str:
         """A digest of the settings that change any song's tensors; the longest duration only changes longer songs."""
-        return digest(str(self.settings.seed), str(self.dtype), CONDITIONING)
+        chosen = self.settings
+        return digest(str(chosen.seed), str(self.dtype), CONDITIONING, chosen.normalize, chosen.latents)
 
 
 def list_jobs(work: Work) -> tuple[list[Job], list[DataError]]:

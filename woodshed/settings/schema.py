@@ -809,6 +809,22 @@ class PreprocessSettings(SourceSettings, DeviceSettings, ModelSettings):
         section="Required",
         tier="basic",
     )
+    normalize: Literal["none", "peak", "loudness"] = setting(
+        "none",
+        "Normalize",
+        "Bring songs to one level: none, the highest sample at -1 dBFS, or -14 LUFS with no sample above -1 dBFS.",
+        why="`loudness` when the songs come from records of very different loudness.",
+        section="Songs",
+        source="ITU-R BS.1770-4.",
+    )
+    latents: Literal["sample", "mean"] = setting(
+        "sample",
+        "Latents",
+        "What is stored of the VAE's distribution for each song: one draw from it, or its mean.",
+        why="`mean` for latents without noise that no seed changes; the models were trained on draws.",
+        section="Songs",
+        source="ACE-Step 1.5 preprocessing draws.",
+    )
     offload_encoder: bool = setting(
         False,
         "Offload encoder",
