@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from woodshed import __version__
-from woodshed.commands import demo, estimate, export, generate, inspect, models, preprocess, presets, train
+from woodshed.commands import dataset, demo, estimate, export, generate, inspect, models, preprocess, presets, train
 from woodshed.commands.command import INTERRUPTED, Command
 from woodshed.console import Terminal
 from woodshed.errors import UserError
@@ -119,6 +119,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         demo.COMMAND,
+        dataset.COMMAND,
         preprocess.COMMAND,
         estimate.COMMAND,
         train.COMMAND,

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pickle
 import shutil
+import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +13,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+DAMAGE = (
+    *(OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError),
+    *(AttributeError, AssertionError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
+)
+"""What PyTorch raises for a file that is not what it expects; a single wrong byte can lead to any of them."""
 
 
 @contextmanager

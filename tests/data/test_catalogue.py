@@ -126,3 +126,64 @@ def test_a_missing_folder_is_said_once_not_for_every_song(tmp_path):
     with pytest.raises(DataError) as refusal:
         find_songs(tmp_path / "nowhere", path)
     assert len(refusal.value.problems) == 1
+
+
+def test_the_strongest_source_of_each_field_wins_and_is_remembered(music, tmp_path, monkeypatch):
+    tags = dict.fromkeys(("genre", "keyscale", "lyrics"), "tags") | {"bpm": "7", "title": "tags"}
+    monkeypatch.setattr("woodshed.data.catalogue.read_tags", lambda path: dict(tags) if path.name == "a.mp3" else {})
+    dataset = write_json(tmp_path, [{"audio_path": "music/a.mp3", "caption": "dataset", "is_instrumental": False}])
+    (music / "a.json").write_text('{"caption": "json", "language": "json", "is_instrumental": true}')
+    (music / "a.txt").write_text("language: txt\ntimesignature: 3\n")
+    (music / "a.lyrics.txt").write_text("lyrics")
+    (music / "metadata.csv").write_text("file,lyrics,custom_tag,timesignature,genre\na.mp3,csv,csv,4,csv\n")
+    (song,) = find_songs(music, dataset).songs
+    assert song == Song(
+        music.parent / "music" / "a.mp3",
+        caption="dataset",
+        genre="csv",
+        lyrics="lyrics",
+        language="json",
+        bpm="7",
+        keyscale="tags",
+        timesignature="3",
+        custom_tag="csv",
+    )
+    assert song.origins == {
+        "caption": "dataset JSON",
+        "is_instrumental": "dataset JSON",
+        "language": "a.json",
+        "timesignature": "a.txt",
+        "lyrics": "a.lyrics.txt",
+        "custom_tag": "CSV",
+        "genre": "CSV",
+        "keyscale": "audio tags",
+        "bpm": "audio tags",
+    }
+
+
+def test_a_title_stands_in_before_the_file_name_and_a_genre_before_both(music, monkeypatch):
+    tags = {"a.mp3": {"title": "Blue Hour"}, "b.wav": {"title": "Red", "genre": "polka"}}
+    monkeypatch.setattr("woodshed.data.catalogue.read_tags", lambda path: dict(tags[path.name]))
+    found = find_songs(music, None)
+    assert [song.caption for song in found.songs] == ["Blue Hour", "", ""]
+    assert found.notices[0].startswith("1 of 3 songs have no caption, so the titles stand in: a.mp3.")
+
+
+def test_a_named_table_replaces_the_one_in_the_folder(music, tmp_path):
+    (music / "metadata.csv").write_text("file,caption\na.mp3,folder\n")
+    (tmp_path / "mine.csv").write_text("file,caption\na.mp3,mine\n")
+    assert find_songs(music, None).songs[0].caption == "folder"
+    assert find_songs(music, None, tmp_path / "mine.csv").songs[0].caption == "mine"
+
+
+def test_problems_of_all_sources_come_together_and_once(music, tmp_path):
+    (music / "a.txt").write_text("bpm: x")
+    (music / "b.json").write_text("[]")
+    (music / "b.wav").with_suffix(".mp3").touch()  # another song that b.json describes
+    with pytest.raises(DataError) as refusal:
+        find_songs(music, None, tmp_path / "gone.csv")
+    assert [problem.split(" ")[-1] for problem in refusal.value.problems] == [
+        f"{tmp_path / 'gone.csv'}.",
+        "x.",
+        "list.",
+    ]

@@ -203,9 +203,9 @@ JSON_FACTS = {"custom_tag": "theirs", "tag_position": "append", "genre_ratio": 3
 
 
 def test_what_the_dataset_json_says_holds_until_the_user_says_otherwise(work):
-    found = work({"a.wav": {}}, JSON_FACTS)
+    found = work({"a.wav": {}}, JSON_FACTS).wording
     assert (found.custom_tag, found.tag_position, found.genre_ratio) == ("theirs", "append", 30)
-    plain = work({"a.wav": {}})
+    plain = work({"a.wav": {}}).wording
     assert (plain.custom_tag, plain.tag_position, plain.genre_ratio) == ("", "prepend", 0)
 
 
@@ -218,7 +218,7 @@ def test_what_the_dataset_json_says_holds_until_the_user_says_otherwise(work):
     ],
 )
 def test_the_users_word_wins_over_the_dataset_json_even_if_it_is_the_default(work, name, value):
-    assert getattr(work({"a.wav": {}}, JSON_FACTS, **{name: value}), name) == value
+    assert getattr(work({"a.wav": {}}, JSON_FACTS, **{name: value}).wording, name) == value
 
 
 def test_tag_and_position_reach_the_prompt(work):

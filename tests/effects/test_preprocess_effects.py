@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from woodshed.data import encode, passes
+from woodshed.data.loudness import integrated_loudness
 from woodshed.errors import UserError
 from woodshed.models.encoders import TextEncoder
 from woodshed.settings.resolve import Layer, resolve
@@ -123,6 +124,14 @@ def test_dataset_json_gives_captions_lyrics_and_metadata(desk):
     assert desk.captions() == {"low", "high"}  # the words of the file names
 
 
+def test_metadata_csv_describes_the_songs(desk):
+    table = desk.root / "songs.csv"
+    table.write_text("file;caption;bpm\nlow.wav;a deep hum;91\nhigh.wav;a whistle;92\n", encoding="utf-8")
+    desk.run(metadata_csv=table)
+    assert desk.captions() == {"a deep hum", "a whistle"}
+    assert "- bpm: 91\n" in "".join(desk.texts)
+
+
 def test_tensor_output_is_where_the_dataset_is_written(desk):
     folder = desk.root / "here"
     desk.run(tensor_output=folder)
@@ -171,6 +180,24 @@ def test_seed_draws_other_latents_from_the_same_songs(desk):
     first, same, other = (desk.run(seed=seed)[0]["low"]["target_latents"] for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_normalize_brings_songs_to_one_level(desk):
+    heard = []
+    encode_waveform = passes.encode_waveform
+    desk.patch.setattr(passes, "encode_waveform", lambda vae, wave: heard.append(wave) or encode_waveform(vae, wave))
+    for word, peak in (("none", 0.4), ("peak", 10 ** (-1 / 20)), ("loudness", None)):
+        heard.clear()
+        desk.run(normalize=word)
+        levels = [float(wave.abs().max()) for wave in heard]
+        assert peak is None or levels == pytest.approx([peak, peak], abs=1e-3)
+    assert [integrated_loudness(wave) for wave in heard] == pytest.approx([-14, -14], abs=0.1)
+
+
+def test_latents_are_a_draw_or_the_mean_which_no_seed_changes(desk):
+    means = [desk.run(latents="mean", seed=seed)[0]["low"]["target_latents"] for seed in (1, 2)]
+    assert torch.equal(*means)
+    assert not torch.equal(desk.run(seed=1)[0]["low"]["target_latents"], means[0])
 
 
 def test_offload_encoder_keeps_what_is_idle_off_the_device(desk):

@@ -1,6 +1,7 @@
 """Loading: each part alone, every tensor accounted for, nothing executed, little memory."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -327,3 +328,21 @@ def test_loading_needs_little_more_memory_than_what_is_loaded(large_folder: Path
         grown, size = map(int, line.split())
         assert size > 140_000_000
         assert 0.9 * size < grown < size + 40_000_000
+
+
+def test_a_damaged_silence_is_a_sentence_whichever_byte_is_wrong(checkpoint_root, tmp_path):
+    folder = tmp_path / BASE
+    shutil.copytree(checkpoint_root / BASE, folder)
+    checkpoint = read_checkpoint(folder)
+    path = folder / "silence_latent.pt"
+    good = path.read_bytes()
+    refused = 0
+    for place in [*range(0, 400, 7), *range(-700, 0, 7)]:
+        content = bytearray(good)
+        content[place] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            load_silence(checkpoint)
+        except CheckpointError:
+            refused += 1
+    assert refused > 20

@@ -34,11 +34,12 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if "json" in arguments:
         terminal.data(json.dumps(report.as_json(), indent=1))
     else:
-        _show(report, terminal)
+        show_report(report, terminal)
     return 0
 
 
-def _show(report: "Report", terminal: Terminal) -> None:
+def show_report(report: "Report", terminal: Terminal) -> None:
+    """Print what was found, for people."""
     terminal.say(f"{report.path}: {report.kind}")
     width = max(map(len, report.facts))
     for name, value in report.facts.items():
@@ -50,7 +51,7 @@ def _show(report: "Report", terminal: Terminal) -> None:
     if report.notices:
         terminal.say()
     for notice in report.notices:
-        terminal.hint(notice)
+        terminal.hint(_text("", notice))
 
 
 def _text(name: str, value: Any) -> str:

@@ -39,7 +39,7 @@ def probe(path: Path) -> AudioFacts:
     Raises:
         DataError: when it is no audio file.
     """
-    with _open(path) as container:
+    with open_audio(path) as container:
         stream = container.streams.audio[0]
         seconds = None
         if stream.duration is not None and stream.time_base is not None:
@@ -64,7 +64,7 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
     limit = round(max_seconds * SAMPLE_RATE) if max_seconds else None
     chunks: list[np.ndarray] = []
     samples = 0
-    with _open(path) as container:
+    with open_audio(path) as container:
         try:
             for chunk in _resampled(container):
                 chunks.append(chunk[:2])
@@ -126,7 +126,7 @@ def _stated_seconds(path: Path, seconds: float) -> float | None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[InputContainer]:
+def open_audio(path: Path) -> Iterator[InputContainer]:
     """Open a file that holds sound.
 
     Raises:

@@ -1,19 +1,35 @@
-"""Which songs there are: from a folder, from an ACE-Step dataset JSON, or from a folder that a JSON describes."""
+"""Which songs there are, and what is known about each, from every source in a stated order.
 
-from collections.abc import Iterator
+The strongest source of a field wins: dataset JSON, song.json, song.txt, song.caption.txt and song.lyrics.txt, the CSV,
+the audio file's own tags, and the file name.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from woodshed.data.audio_tags import read_tags
 from woodshed.data.dataset_json import read_dataset_json
+from woodshed.data.metadata_csv import METADATA_CSV, read_metadata_csv
+from woodshed.data.sidecars import read_sidecars
 from woodshed.data.songs import Song, SongList, list_audio, listed
 from woodshed.errors import DataError, collecting
 
+TAGS, FILE_NAME = "audio tags", "file name"
+Table = Mapping[Path, dict[str, Any]]
 
-def find_songs(audio_dir: Path | None, dataset_json: Path | None) -> SongList:
+
+def find_songs(audio_dir: Path | None, dataset_json: Path | None, metadata_csv: Path | None = None) -> SongList:
     """Collect the songs of a folder, of a dataset JSON, or of a folder described by a JSON.
 
     With both, the JSON says which songs are used, and the folder is where files are looked for whose path in the JSON
     does not exist any more.
+
+    Args:
+        audio_dir: a folder of songs.
+        dataset_json: names songs, and describes them.
+        metadata_csv: describes songs; without one, metadata.csv in the audio folder does, if there is one.
 
     Raises:
         DataError: with every problem: missing folders and files, wrong types, no songs.
@@ -30,15 +46,38 @@ def find_songs(audio_dir: Path | None, dataset_json: Path | None) -> SongList:
     if dataset_json is not None and not problems:  # without its folder a JSON would miss every song once more
         with collecting(problems):
             found = read_dataset_json(dataset_json, audio_dir, in_folder)
+    table: Table = {}
+    if audio_dir is not None and metadata_csv is None and (audio_dir / METADATA_CSV).is_file():
+        metadata_csv = audio_dir / METADATA_CSV
+    if metadata_csv is not None:
+        with collecting(problems):
+            table = read_metadata_csv(metadata_csv, audio_dir, in_folder)
+    songs = []
+    for song in found.songs:
+        with collecting(problems):
+            songs.append(_complete(song, table))
     if problems:
-        raise DataError(*problems)
-    songs = tuple(song if _has_words(song) else replace(song, caption=_words_of(song.path)) for song in found.songs)
-    notices = _notices(found, audio_dir, in_folder)
-    return replace(found, songs=songs, notices=tuple(notices))
+        raise DataError(*dict.fromkeys(problems))  # songs of one name share their sidecars
+    notices = _notices(found.songs, songs, audio_dir, in_folder)
+    return replace(found, songs=tuple(songs), notices=tuple(notices))
 
 
-def _has_words(song: Song) -> bool:
-    return bool(song.caption or song.genre)
+def _complete(song: Song, table: Table) -> Song:
+    """Fill in what the dataset JSON does not say.
+
+    Raises:
+        DataError: when a file beside the song is wrong.
+    """
+    tags = read_tags(song.path)
+    title = tags.pop("title", "")
+    sources = [*read_sidecars(song.path), ("CSV", table.get(song.path.resolve(), {})), (TAGS, tags)]
+    for origin, facts in sources:
+        new = {name: value for name, value in facts.items() if name not in song.origins}
+        song = replace(song, **new, origins={**song.origins, **dict.fromkeys(new, origin)})
+    if song.caption or song.genre:
+        return song
+    origin = TAGS if title else FILE_NAME
+    return replace(song, caption=title or _words_of(song.path), origins={**song.origins, "caption": origin})
 
 
 def _words_of(path: Path) -> str:
@@ -47,18 +86,27 @@ def _words_of(path: Path) -> str:
     return " ".join(readable.replace("_", " ").replace("-", " ").split())
 
 
-def _notices(found: SongList, audio_dir: Path | None, in_folder: tuple[Path, ...]) -> Iterator[str]:
-    """Say what is left out and what is made up."""
-    used = {song.path.resolve() for song in found.songs}
+def _notices(
+    named: tuple[Song, ...], songs: list[Song], audio_dir: Path | None, in_folder: tuple[Path, ...]
+) -> Iterator[str]:
+    """Say what is left out and what is made up.
+
+    Args:
+        named: the songs as the dataset JSON or the folder gives them.
+        songs: the same with everything that is known.
+        audio_dir, in_folder: the audio folder and its files.
+    """
+    used = {song.path.resolve() for song in named}
     unused = [str(file.relative_to(audio_dir)) for file in in_folder if audio_dir and file.resolve() not in used]
     if unused:
         yield f"{len(unused)} files in {audio_dir} are not in the dataset JSON and are left out: {listed(unused)}."
-    silenced = [song.path.name for song in found.songs if song.is_instrumental and song.lyrics]
+    silenced = [song.path.name for song in songs if song.is_instrumental and song.lyrics]
     if silenced:
         yield f"{len(silenced)} songs are marked instrumental, so their lyrics are left out: {listed(silenced)}."
-    wordless = [song.path.name for song in found.songs if not _has_words(song)]
-    if wordless:
-        yield (
-            f"{len(wordless)} of {len(found.songs)} songs have no caption, so the words of their file names stand in: "
-            f"{listed(wordless)}. A dataset JSON with captions teaches more."
-        )
+    for origin, stand_in in ((TAGS, "titles"), (FILE_NAME, "words of their file names")):
+        wordless = [song.path.name for song in songs if song.origins.get("caption") == origin]
+        if wordless:
+            yield (
+                f"{len(wordless)} of {len(songs)} songs have no caption, so the {stand_in} stand in: "
+                f"{listed(wordless)}. Captions in files beside the songs, a CSV or a dataset JSON teach more."
+            )

@@ -6,8 +6,10 @@ Source: ACE-Step 1.5 inference: the prompt template, the lyric header, and the l
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from woodshed.data.songs import PromptSource, Song, TagPosition
+from woodshed.data.songs import PromptSource, Song, SongList, TagPosition
+from woodshed.settings.schema import SourceSettings
 
 INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
 INSTRUMENTAL = "[Instrumental]"
@@ -100,3 +102,47 @@ def song_texts(
     )
     lyrics = "" if song.is_instrumental else song.lyrics
     return prompt, lyric_text(lyrics, song.language or language)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How the songs of a dataset are put into words: the user's choices, else the dataset's, else the defaults."""
+
+    settings: SourceSettings
+    songs: SongList
+
+    @property
+    def custom_tag(self) -> str:
+        """The trigger tag."""
+        return self.settings.custom_tag if self._is_chosen("custom_tag") else self.songs.custom_tag
+
+    @property
+    def tag_position(self) -> TagPosition:
+        """Where the tag goes."""
+        theirs = None if self._is_chosen("tag_position") else self.songs.tag_position
+        return theirs or self.settings.tag_position
+
+    @property
+    def genre_ratio(self) -> int:
+        """Percent of genre prompts."""
+        theirs = None if self._is_chosen("genre_ratio") else self.songs.genre_ratio
+        return self.settings.genre_ratio if theirs is None else theirs
+
+    def sources(self) -> list[PromptSource]:
+        """Return for each song whether its caption or its genre is the prompt."""
+        return prompt_sources(self.songs.songs, self.genre_ratio, self.settings.seed)
+
+    def texts(self, song: Song, source: PromptSource, seconds: float) -> tuple[str, str]:
+        """Return prompt and lyric text of a song of which so many seconds are encoded."""
+        return song_texts(
+            song,
+            source,
+            tag=self.custom_tag,
+            position=self.tag_position,
+            language=self.settings.language,
+            seconds=seconds,
+        )
+
+    def _is_chosen(self, name: str) -> bool:
+        """Tell whether the user set this, be it to the default."""
+        return name in self.settings.model_fields_set

@@ -20,6 +20,7 @@ from woodshed.data.passes import encode_songs
 from woodshed.errors import DataError, UserError, collecting
 from woodshed.models.checkpoints import choose_model, find_checkpoints, fingerprint
 from woodshed.models.devices import resolve_device, resolve_precision
+from woodshed.models.load import load_silence
 from woodshed.settings.schema import PreprocessSettings
 from woodshed.storage import write_text
 
@@ -78,11 +79,12 @@ def prepare(settings: PreprocessSettings) -> Work:
         found = find_checkpoints(settings.checkpoint_dir)
         checkpoint = choose_model(found, settings.model)
         known = fingerprint(checkpoint)
+        load_silence(checkpoint)  # needed only after hours of encoding, so it is looked at now
     for part in (found.require_vae, found.require_text_encoder) if found else ():
         with collecting(problems):
             part()
     with collecting(problems):
-        songs = find_songs(settings.audio_dir, settings.dataset_json)
+        songs = find_songs(settings.audio_dir, settings.dataset_json, settings.metadata_csv)
     with collecting(problems):
         _refuse_unusable(settings.tensor_output)
     if problems:
@@ -109,11 +111,11 @@ def _write_manifest(work: Work, jobs: list[Job], *, is_complete: bool) -> None:
     content = {
         "metadata": {
             "name": work.songs.name or work.output.name,
-            "custom_tag": work.custom_tag,
-            "tag_position": work.tag_position,
+            "custom_tag": work.wording.custom_tag,
+            "tag_position": work.wording.tag_position,
             "num_samples": len(jobs),
             "all_instrumental": all(job.song.is_instrumental for job in jobs),
-            "genre_ratio": work.genre_ratio,
+            "genre_ratio": work.wording.genre_ratio,
         },
         "samples": [f"{job.name}.pt" for job in jobs],
         "num_samples": len(jobs),

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from woodshed.data.audio import SAMPLE_RATE
-from woodshed.data.conditioning import prompt_sources, song_texts
+from woodshed.data.conditioning import Wording
 from woodshed.data.dataset import record_of
-from woodshed.data.songs import PromptSource, Song, SongList, TagPosition
+from woodshed.data.songs import PromptSource, Song, SongList
 from woodshed.data.tensor_files import read_tensors
 from woodshed.errors import DataError
 from woodshed.models.checkpoints import Checkpoint, CheckpointRoot
@@ -60,21 +60,9 @@ class Work:
         return self.settings.tensor_output
 
     @property
-    def custom_tag(self) -> str:
-        """The trigger tag: the user's, else the dataset's."""
-        return self.settings.custom_tag if self._is_chosen("custom_tag") else self.songs.custom_tag
-
-    @property
-    def tag_position(self) -> TagPosition:
-        """Where the tag goes: as the user says, else as the dataset says, else the default."""
-        theirs = None if self._is_chosen("tag_position") else self.songs.tag_position
-        return theirs or self.settings.tag_position
-
-    @property
-    def genre_ratio(self) -> int:
-        """Percent of genre prompts: the user's, else the dataset's, else the default."""
-        theirs = None if self._is_chosen("genre_ratio") else self.songs.genre_ratio
-        return self.settings.genre_ratio if theirs is None else theirs
+    def wording(self) -> Wording:
+        """How the songs are put into words."""
+        return Wording(self.settings, self.songs)
 
     @property
     def longest(self) -> int | None:
@@ -83,14 +71,7 @@ class Work:
 
     def texts(self, job: Job) -> tuple[str, str]:
         """Return prompt and lyric text of a song whose length is known."""
-        return song_texts(
-            job.song,
-            job.source,
-            tag=self.custom_tag,
-            position=self.tag_position,
-            language=self.settings.language,
-            seconds=job.seconds,
-        )
+        return self.wording.texts(job.song, job.source, job.seconds)
 
     def record(self, job: Job) -> dict[str, Any]:
         """Return what a song's tensors are made of, and what is worth knowing about them."""
@@ -108,11 +89,8 @@ class Work:
     @property
     def settings_digest(self) -> str:
         """A digest of the settings that change any song's tensors; the longest duration only changes longer songs."""
-        return digest(str(self.settings.seed), str(self.dtype), CONDITIONING)
-
-    def _is_chosen(self, name: str) -> bool:
-        """Tell whether the user set this, be it to the default."""
-        return name in self.settings.model_fields_set
+        chosen = self.settings
+        return digest(str(chosen.seed), str(self.dtype), CONDITIONING, chosen.normalize, chosen.latents)
 
 
 def list_jobs(work: Work) -> tuple[list[Job], list[DataError]]:
@@ -122,7 +100,7 @@ def list_jobs(work: Work) -> tuple[list[Job], list[DataError]]:
     and a renamed folder changes nothing.
     """
     jobs, failures = [], []
-    sources = prompt_sources(work.songs.songs, work.genre_ratio, work.settings.seed)
+    sources = work.wording.sources()
     for song, source in zip(work.songs.songs, sources, strict=True):
         try:
             jobs.append(Job(song, source, file_digest(song.path)))

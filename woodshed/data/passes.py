@@ -13,6 +13,7 @@ from woodshed.data import audio
 from woodshed.data.events import EncodeEvent, Notice, SongDone, SongFailed
 from woodshed.data.jobs import Job, Work, digest
 from woodshed.data.latents import encode_waveform
+from woodshed.data.loudness import normalized
 from woodshed.data.manifest import OUR_RECORD, UNFINISHED
 from woodshed.data.songs import listed
 from woodshed.data.tensor_files import read_tensors, write_tensors
@@ -96,9 +97,10 @@ def _decode_and_encode(work: Work, vae: AutoencoderOobleck, job: Job) -> dict[st
     one_more = (work.longest + 1) / audio.SAMPLE_RATE if work.longest else 0  # tells whether there is more to it
     waveform = audio.decode(job.song.path, max_seconds=one_more)
     is_cut = work.longest is not None and waveform.shape[1] > work.longest
-    waveform = waveform[:, : work.longest]
+    waveform = normalized(waveform[:, : work.longest], work.settings.normalize)
     generator = torch.Generator().manual_seed(_song_seed(work.settings.seed, job))
-    latents = encode_waveform(vae, waveform).sample(generator)
+    posterior = encode_waveform(vae, waveform)
+    latents = posterior.mean if work.settings.latents == "mean" else posterior.sample(generator)
     _refuse_non_finite(job, latents.to(work.dtype), "latents")
     return {"latents": latents, "seconds": waveform.shape[1] / audio.SAMPLE_RATE, "is_cut": is_cut}
 
@@ -185,7 +187,7 @@ def _metadata(work: Work, job: Job) -> dict[str, Any]:
         "language": song.language or work.settings.language,
         "genre": song.genre,
         "is_instrumental": song.is_instrumental,
-        "custom_tag": song.custom_tag or work.custom_tag,
+        "custom_tag": song.custom_tag or work.wording.custom_tag,
         "prompt_override": song.prompt_override,
         OUR_RECORD: work.record(job),
     }

@@ -1,7 +1,7 @@
 """A song and what is known about it, and the audio files of a folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ class Song:
     is_instrumental: bool = False
     custom_tag: str = ""  # this song's own trigger tag; the dataset's when empty
     prompt_override: PromptSource | None = None  # which of the two to use whatever the genre ratio says
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)  # where each of these was read
 
 
 @dataclass(frozen=True)

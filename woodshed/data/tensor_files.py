@@ -1,7 +1,5 @@
 """Files of tensors: read without executing anything, written whole or not at all."""
 
-import pickle
-import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,13 +7,7 @@ from typing import Any
 import torch
 
 from woodshed.errors import DataError, UserError
-from woodshed.storage import whole_file
-
-DAMAGE = (
-    *(OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError),
-    *(AttributeError, AssertionError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
-)
-"""What PyTorch raises for a file that is not what it expects; a single wrong byte can lead to any of them."""
+from woodshed.storage import DAMAGE, whole_file
 
 
 def read_tensors(path: Path, *, mapped: bool = False) -> Any:

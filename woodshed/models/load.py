@@ -4,7 +4,6 @@ Every tensor of the part must be there, in the right shape, and nothing unknown 
 what is loaded, see `weights`.
 """
 
-import pickle
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from woodshed.models.decoder import Decoder, build_decoder
 from woodshed.models.encoders import ConditionEncoder, TextEncoder, build_text_model, read_tokenizer
 from woodshed.models.keys import diffusers_to_original
 from woodshed.models.weights import StoredTensor, check_tensors, fill_module, read_headers
+from woodshed.storage import DAMAGE
 
 NULL_CONDITION = "null_condition_emb"
 PARTS = ("decoder.", "encoder.", "tokenizer.", "detokenizer.")  # beginnings of the names in a model's weights
@@ -100,11 +100,13 @@ def load_silence(checkpoint: Checkpoint) -> Tensor:
         CheckpointError: when silence_latent.pt is missing, unreadable or of another shape.
     """
     path = checkpoint.folder / "silence_latent.pt"
-    if not zipfile.is_zipfile(path):  # what torch.load does with other content is anybody's guess
-        raise CheckpointError(f"{path} is missing or no file of tensors. It comes with the model: download it again.")
     try:
+        if not zipfile.is_zipfile(path):  # what torch.load does with other content is anybody's guess
+            raise CheckpointError(
+                f"{path} is missing or no file of tensors. It comes with the model: download it again."
+            )
         silence = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(f"{path} cannot be read as a tensor ({error}). Download it again.") from error
     channels = checkpoint.config.latent_channels
     if not isinstance(silence, Tensor) or silence.dim() != 3 or silence.shape[:2] != (1, channels):

@@ -131,7 +131,7 @@ class TensorSettings(Settings):
     )
 
 
-class DatasetSettings(TensorSettings):
+class RunFolderSettings(TensorSettings):
     """Where a training run reads from and writes to."""
 
     output_dir: Path = setting(
@@ -592,7 +592,7 @@ class TrainSettings(
     OptimisationSettings,
     RankingSettings,
     AdapterSettings,
-    DatasetSettings,
+    RunFolderSettings,
     ModelSettings,
 ):
     """Every setting of `woodshed train`."""
@@ -699,18 +699,9 @@ class MergeSettings(ModelSettings):
     )
 
 
-class PreprocessSettings(DeviceSettings, ModelSettings):
-    """Every setting of `woodshed preprocess`."""
+class SourceSettings(Settings):
+    """What is said about songs: shared by every command that reads audio with its metadata."""
 
-    audio_dir: OptionalPath = setting(
-        None,
-        "Audio directory",
-        "Folder with songs (wav, mp3, flac, ogg, opus, m4a), searched with all its subfolders.",
-        why="Required unless the dataset JSON names every file.",
-        section="Songs",
-        tier="basic",
-        default_text="*(none)*",
-    )
     dataset_json: OptionalPath = setting(
         None,
         "Dataset JSON",
@@ -720,13 +711,13 @@ class PreprocessSettings(DeviceSettings, ModelSettings):
         tier="basic",
         default_text="*(none)*",
     )
-    tensor_output: Path = setting(
-        REQUIRED,
-        "Tensor output",
-        "Folder that receives one `.pt` file per song and a manifest.",
-        why="Always required -- `woodshed train --dataset-dir` reads it.",
-        section="Required",
-        tier="basic",
+    metadata_csv: OptionalPath = setting(
+        None,
+        "Metadata CSV",
+        "A table of captions, lyrics and metadata, one row a song.",
+        why="Handy when the descriptions come from a spreadsheet.",
+        section="Songs",
+        default_text="`metadata.csv` in the audio directory, if there is one",
     )
     max_duration: float = setting(
         240.0,
@@ -783,6 +774,48 @@ class PreprocessSettings(DeviceSettings, ModelSettings):
         section="Songs",
         at_least=0,
         at_most=2**32 - 1,
+    )
+
+
+class DatasetSettings(SourceSettings, CheckpointSettings):
+    """Every setting of `woodshed dataset`."""
+
+
+class PreprocessSettings(SourceSettings, DeviceSettings, ModelSettings):
+    """Every setting of `woodshed preprocess`."""
+
+    audio_dir: OptionalPath = setting(
+        None,
+        "Audio directory",
+        "Folder with songs (wav, mp3, flac, ogg, opus, m4a), searched with all its subfolders.",
+        why="Required unless the dataset JSON names every file.",
+        section="Songs",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    tensor_output: Path = setting(
+        REQUIRED,
+        "Tensor output",
+        "Folder that receives one `.pt` file per song and a manifest.",
+        why="Always required -- `woodshed train --dataset-dir` reads it.",
+        section="Required",
+        tier="basic",
+    )
+    normalize: Literal["none", "peak", "loudness"] = setting(
+        "none",
+        "Normalize",
+        "Bring songs to one level: none, the highest sample at -1 dBFS, or -14 LUFS with no sample above -1 dBFS.",
+        why="`loudness` when the songs come from records of very different loudness.",
+        section="Songs",
+        source="ITU-R BS.1770-4.",
+    )
+    latents: Literal["sample", "mean"] = setting(
+        "sample",
+        "Latents",
+        "What is stored of the VAE's distribution for each song: one draw from it, or its mean.",
+        why="`mean` for latents without noise that no seed changes; the models were trained on draws.",
+        section="Songs",
+        source="ACE-Step 1.5 preprocessing draws.",
     )
     offload_encoder: bool = setting(
         False,
