@@ -9,7 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from woodshed import __version__
-from woodshed.commands import dataset, demo, estimate, export, generate, inspect, models, preprocess, presets, train
+from woodshed.commands import (
+    dataset,
+    demo,
+    estimate,
+    export,
+    generate,
+    inspect,
+    merge,
+    models,
+    preprocess,
+    presets,
+    train,
+)
 from woodshed.commands.command import INTERRUPTED, Command
 from woodshed.console import Terminal
 from woodshed.errors import UserError
@@ -125,6 +137,7 @@ COMMANDS: dict[str, Command] = {
         train.COMMAND,
         generate.COMMAND,
         export.COMMAND,
+        merge.COMMAND,
         inspect.COMMAND,
         models.COMMAND,
         presets.COMMAND,

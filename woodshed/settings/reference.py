@@ -7,13 +7,22 @@ import json
 
 from woodshed.settings.declare import Settings, choices_of, declarations, sections
 from woodshed.settings.flags import default_text, flags_of
-from woodshed.settings.schema import EstimateSettings, GenerateSettings, PreprocessSettings, TrainSettings
+from woodshed.settings.schema import (
+    EstimateSettings,
+    ExportSettings,
+    GenerateSettings,
+    MergeSettings,
+    PreprocessSettings,
+    TrainSettings,
+)
 
 PAGES: dict[str, type[Settings]] = {
     "woodshed train": TrainSettings,
     "woodshed preprocess": PreprocessSettings,
     "woodshed estimate": EstimateSettings,
     "woodshed generate": GenerateSettings,
+    "woodshed export": ExportSettings,
+    "woodshed merge": MergeSettings,
 }
 
 

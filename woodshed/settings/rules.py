@@ -174,6 +174,12 @@ def contradictions(settings: TrainSettings) -> list[str]:
     return found
 
 
+def concerns_family(name: str, settings: TrainSettings) -> bool:
+    """Tell whether a setting matters to the chosen family, or to every one."""
+    own = FAMILY_SETTINGS[settings.adapter_type]
+    return name in own or not any(name in names for names in FAMILY_SETTINGS.values())
+
+
 def _why_no_rank_pattern(settings: TrainSettings) -> str:
     reason = "has no ranks"
     if settings.adapter_type == "lokr":

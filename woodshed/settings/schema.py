@@ -618,9 +618,9 @@ class ExportSettings(BaseSettings):
     to: ExportFormat = setting(
         REQUIRED,
         "Format",
-        "`comfyui`: one file with alpha. `peft`: a folder for ACE-Step and most others. `peft-faithful`: the same with "
-        "scale and ranks as trained. `diffusers`: one file in its names. `lycoris`: one file, for LoKr in ACE-Step. "
-        "`lora`: a plain LoRA folder made of any family.",
+        "By the player: `comfyui`, one file with alpha. `peft`, a folder for ACE-Step and most others. "
+        "`peft-faithful`, the same with scale and ranks as trained. `diffusers`, one file in its names. `lycoris`, one "
+        "file, for LoKr in ACE-Step. `lora`, a plain LoRA folder made of any family.",
         why="Always required -- it depends on the player.",
         section="Required",
         tier="basic",
@@ -673,14 +673,6 @@ class MergeSettings(ModelSettings):
         section="Required",
         tier="basic",
     )
-    adapter: Paths = setting(
-        REQUIRED,
-        "Adapter",
-        "The adapters to put into the weights: folders or files.",
-        why="Several at once make one model of several styles.",
-        section="Required",
-        tier="basic",
-    )
     strength: Numbers = setting(
         (1.0,),
         "Strength",
@@ -688,6 +680,7 @@ class MergeSettings(ModelSettings):
         why="Styles that are put together are often too strong at 1 each.",
         section="Merge",
         tier="basic",
+        default_text="`1`",
     )
     output: Path = setting(
         REQUIRED,

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from woodshed.adapters.adapter import Adapter
+from woodshed.adapters.files import verify_saved
 from woodshed.errors import UserError
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
@@ -168,8 +169,7 @@ def _concerns(name: str, settings: TrainSettings) -> bool:
     """Tell whether a setting matters to this adapter family, and to where its modules come from."""
     if name in ("attention_type", "target_modules"):
         return settings.targets_from is None
-    own = rules.FAMILY_SETTINGS[settings.adapter_type]
-    return name in own or not any(name in names for names in rules.FAMILY_SETTINGS.values())
+    return rules.concerns_family(name, settings)
 
 
 def checkpoint_folder(output_dir: Path, position: Position, *, is_epoch_complete: bool) -> Path:
@@ -188,7 +188,7 @@ def save_checkpoint(
     scaler: Mapping[str, Any],
     recipe: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder, whole or not at all, and its adapter proven to be the one in memory.
 
     Args:
         folder: its final name.
@@ -201,6 +201,7 @@ def save_checkpoint(
     """
     with whole_folder(folder) as building:
         adapter.save(building, recipe)
+        verify_saved(adapter, building)
         resume = building / "resume"
         resume.mkdir()
         parameters = {name: value.detach().cpu().contiguous() for name, value in adapter.trainable_parameters().items()}

@@ -12,14 +12,14 @@ from itertools import islice
 
 import torch
 
-from woodshed.adapters.files import verify_saved
+from woodshed.adapters.files import save_adapter
 from woodshed.data.dataset import Batch
 from woodshed.errors import UserError
 from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
-from woodshed.storage import whole_folder, write_text
+from woodshed.storage import write_text
 from woodshed.training.checkpoint import Position, set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
@@ -293,12 +293,9 @@ def _finish(run: Run, seconds: float) -> Iterator[Event]:
     if was_interrupted:
         folder = run.newest_checkpoint()
     else:
-        with whole_folder(folder) as building:
-            run.adapter.save(building, run.recipe())
-        report = verify_saved(run.adapter, folder)
+        report = save_adapter(run.adapter, folder, run.recipe())
         yield Saved(folder, "final", position.epoch - 1, position.step)
-        if not report.is_live:
-            yield Notice("The adapter changes nothing: every weight difference is zero.")
+        yield Notice(str(report))
     epochs = position.epoch - 1
     yield Finished(folder, epochs, position.step, seconds, peak, was_interrupted)
 
