@@ -1,12 +1,9 @@
 """What a run writes down, and where it continues."""
 
-import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from woodshed.console import Terminal
-from woodshed.errors import SettingsError
 from woodshed.monitor.views import watch
-from woodshed.settings.schema import TrainSettings
 from woodshed.training import loop
 from woodshed.training.events import Saved, Started
 from woodshed.training.loop import train
@@ -69,20 +66,6 @@ def test_keep_last_deletes_older_checkpoints(bench):
         bench.events(Saved, epochs=3, save_every=1, keep_last=count)
         folder = bench.root / f"run-{bench.runs}"
         assert {path.name for path in folder.glob("checkpoint-*")} == {f"checkpoint-epoch-{n}" for n in left}
-
-
-def refused(bench, name, value):
-    with pytest.raises(SettingsError) as caught:
-        bench.settings(**{name: value})
-    assert caught.value.problems == (TrainSettings.model_fields[name].metadata[-1].coming,)
-
-
-def test_keep_best_is_refused_until_there_is_a_held_out_loss(bench):
-    refused(bench, "keep_best", True)
-
-
-def test_sample_every_n_epochs_is_refused_until_it_is_built(bench):
-    refused(bench, "sample_every_n_epochs", 5)
 
 
 def test_shift_travels_with_the_adapter(bench):

@@ -4,9 +4,11 @@ from itertools import combinations
 
 import pytest
 import torch
+from diffusers import AutoencoderOobleck
 
 from woodshed.errors import UserError
-from woodshed.training.events import EpochDone, StepDone
+from woodshed.sampling import preview
+from woodshed.training.events import EpochDone, SampleMade, StepDone
 from woodshed.training.loop import take_step
 from woodshed.training.preflight import check as preflight
 from woodshed.training.randomness import DrawRules, draw_for_songs
@@ -142,6 +144,28 @@ def test_gradient_checkpointing_computes_each_block_once_more(bench):
 
 def test_offload_encoder_is_named_inert_without_an_encoder(bench):
     assert "training loads the decoder only" in preflight(bench.settings(offload_encoder=True)).inert["offload_encoder"]
+
+
+def test_offload_encoder_keeps_the_vae_on_the_cpu_except_while_it_sounds(bench):
+    """The CPU twice: by its number it plays the device, by its bare name the waiting room."""
+    device, places = torch.device("cpu:0"), []
+    bench.patch.setattr("woodshed.training.preflight.resolve_device", lambda _: device)
+    load, move = preview.load_vae, torch.nn.Module.to
+    bench.patch.setattr(preview, "load_vae", lambda *a, **how: places.append(how["device"]) or load(*a, **how))
+
+    def moved(part, *place, **how):
+        if isinstance(part, AutoencoderOobleck):
+            places.append(place[0])
+        return move(part, *place, **how)
+
+    bench.patch.setattr(torch.nn.Module, "to", moved)
+    common = {"sample_every_n_epochs": 1, "sample_count": 1, "num_inference_steps": 1, "epochs": 1}
+    bench.events(SampleMade, offload_encoder=False, **common)
+    assert set(places) == {device}
+    places.clear()
+    made = bench.events(SampleMade, offload_encoder=True, **common)
+    assert [str(place) for place in places] == ["cpu", *["cpu:0", "cpu"] * len(made)]
+    assert "offload_encoder" not in preflight(bench.settings(**common)).inert
 
 
 def test_weight_decay_shrinks_the_adapters_weights(bench):

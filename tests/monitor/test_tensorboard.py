@@ -4,10 +4,12 @@ import dataclasses
 import math
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from woodshed.monitor.tensorboard import TensorBoard
-from woodshed.training.events import Saved, Started, StepDone
+from woodshed.sampling.waveform import write_sound
+from woodshed.training.events import SampleMade, Saved, Started, StepDone, Validated
 
 PLAIN_TAGS = ["train/epoch_loss", "train/grad_norm", "train/learning_rate", "train/loss"]
 MODULE_TAGS = ["gradients/layers.0.self_attn.q_proj", "gradients/layers.1.cross_attn.v_proj"]
@@ -108,3 +110,26 @@ def test_an_overflowed_step_is_a_gap_that_the_curve_survives(draw, folder, run_o
     draw(events)
     assert curves(folder)["train/grad_norm"][2] == math.inf
     assert curves(folder)["train/grad_norm"][3] == pytest.approx(0.3)
+
+
+def test_validation_and_samples_can_be_looked_at_and_heard(draw, folder, run_of, tmp_path):
+    write_sound(tmp_path / "a.wav", 0.5 * torch.ones(2, 4800))
+    found = Validated(2, 6, 3, 0.9, -0.1, 0.01, 0.7, -0.3, 0.02, 0.2, True, 1.5)
+    gone = SampleMade(tmp_path / "gone.wav", 2, 6, 2, "b", 48_000, 0.1)
+    draw([*run_of(), found, SampleMade(tmp_path / "a.wav", 2, 6, 1, "a", 48_000, 0.1), gone])
+    assert {tag: value for tag, value in curves(folder).items() if tag.startswith("validation/")} == {
+        f"validation/{name}": {6: pytest.approx(value)}
+        for name, value in {
+            "loss": 0.9,
+            "change": -0.1,
+            "error": 0.01,
+            "train_loss": 0.7,
+            "train_change": -0.3,
+            "gap": 0.2,
+        }.items()
+    }
+    accumulator = EventAccumulator(str(folder), size_guidance={"audio": 0})
+    accumulator.Reload()
+    assert accumulator.Tags()["audio"] == ["samples/1"]
+    (heard,) = accumulator.Audio("samples/1")
+    assert (heard.step, heard.sample_rate, heard.length_frames) == (6, 48_000, 4800)

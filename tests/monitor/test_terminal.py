@@ -8,7 +8,7 @@ import pytest
 
 from woodshed.console import Terminal
 from woodshed.monitor.terminal import TrainingView
-from woodshed.training.events import EpochDone, Finished, Notice, Saved, Started, StepDone
+from woodshed.training.events import EpochDone, Finished, Notice, SampleMade, Saved, Started, StepDone, Validated
 
 
 def show(terminal, events):
@@ -195,3 +195,11 @@ def test_epochs_of_a_live_run_are_not_lines(screen_of, run_of):
     started, *_ = run_of()
     _, after = watch_live(screen_of(60), [started, EpochDone(1, 2.0, 3.0)])
     assert not [line for line in after if line.startswith("epoch")]
+
+
+def test_validation_and_samples_are_lines(plain, tmp_path):
+    found = Validated(2, 6, 3, 0.9, -0.1, 0.01, 0.7, -0.3, 0.02, 0.2, True, 1.5)
+    sample = SampleMade(tmp_path / "a.wav", 2, 6, 1, "a", 48_000, 30.0)
+    first, *_ = lines = plain([found, sample])
+    assert first.startswith("epoch 2: held-out loss 0.9000 (best), -0.1000 +- 0.0100 against the base model;")
+    assert "".join(lines).endswith(f"sample {tmp_path / 'a.wav'}")

@@ -1,10 +1,12 @@
 """Precedence, origins, and every problem in one message."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from woodshed.errors import SettingsError
+from woodshed.settings.declare import declarations
 from woodshed.settings.resolve import Layer, resolve
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
 
@@ -124,9 +126,11 @@ def test_nothing_is_usable_without_the_required_settings():
     assert caught.value.usable is None
 
 
-def test_a_setting_whose_effect_is_not_built_yet_is_refused_when_changed(resolved):
-    assert resolved(sample_every_n_epochs="0").settings.sample_every_n_epochs == 0
-    assert "not built yet" in problems_of(resolved, sample_every_n_epochs="5")[0]
+def test_a_setting_whose_effect_is_not_built_yet_is_refused_when_changed(resolved, monkeypatch):
+    waiting = dataclasses.replace(declarations(TrainSettings)["log_every"], coming="log_every is not built yet.")
+    monkeypatch.setattr("woodshed.settings.resolve.declarations", lambda _: {"log_every": waiting})
+    assert resolved(log_every="10").settings.log_every == 10
+    assert problems_of(resolved, log_every="5") == ("log_every is not built yet.",)
 
 
 @pytest.mark.parametrize(

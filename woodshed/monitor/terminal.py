@@ -9,7 +9,17 @@ from rich.text import Text
 from woodshed.console import Terminal
 from woodshed.monitor.curve import LossCurve
 from woodshed.monitor.progress import LiveBlock, Smoothed, duration, pace
-from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
+from woodshed.training.events import (
+    EpochDone,
+    Event,
+    Finished,
+    Notice,
+    SampleMade,
+    Saved,
+    Started,
+    StepDone,
+    Validated,
+)
 
 CURVE_WIDTH = 40
 CURVE_TITLE = "loss so far "
@@ -51,6 +61,14 @@ class TrainingView:
                 self._step(event)
             case EpochDone():
                 self._epoch(event)
+            case Validated():
+                self._terminal.say(
+                    f"epoch {event.epoch}: held-out loss {event.loss:.4f}{' (best)' if event.is_best else ''}, "
+                    f"{event.change:+.4f} +- {event.error:.4f} against the base model; "
+                    f"training songs {event.train_change:+.4f}, gap {event.gap:+.4f}"
+                )
+            case SampleMade():
+                self._terminal.say(f"sample {event.path}")
             case Saved():
                 self._terminal.say(f"saved {event.path}")
             case Finished():

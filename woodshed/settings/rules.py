@@ -26,6 +26,9 @@ FAMILY_SETTINGS = {
     "oft": ("oft_block_size",),
 }
 """The settings that matter to some families only."""
+OF_VALIDATION = ("validate_every_n_epochs", "keep_best", "early_stop")
+OF_SAMPLES = ("sample_count", "sample_seconds", "sample_prompts")
+"""The settings that matter only where songs are held out, and where samples are made."""
 FOLLOWED = (*(f"2 x {size}" for size in ALPHA_OF_RANK), "prodigy", "Windows")
 """The origins of values that follow another choice, as `followers` words them."""
 
@@ -103,7 +106,8 @@ def _inert_training(settings: TrainSettings) -> dict[str, str]:
         reasons["cfg_ratio"] = "vanilla mode has no CFG dropout"
     if settings.scheduler_type == "constant":
         reasons["warmup_steps"] = "the constant schedule has no warm-up; constant_with_warmup has"
-    reasons["offload_encoder"] = "training loads the decoder only; there is no encoder or VAE to move"
+    if settings.sample_every_n_epochs == 0:
+        reasons["offload_encoder"] = "training loads the decoder only; there is no encoder or VAE to move"
     return reasons
 
 
@@ -131,9 +135,14 @@ def _why_no_workers(settings: TrainSettings) -> str:
 
 
 def _inert_bookkeeping(settings: TrainSettings) -> dict[str, str]:
+    reasons: dict[str, str] = {}
     if settings.save_every == 0 and settings.keep_last:
-        return {"keep_last": "save_every is 0, so no checkpoints are written before the end"}
-    return {}
+        reasons["keep_last"] = "save_every is 0, so no checkpoints are written before the end"
+    if settings.validation_share == 0:
+        reasons |= dict.fromkeys(OF_VALIDATION, "validation_share is 0, so no song is held out")
+    if settings.sample_every_n_epochs == 0:
+        reasons |= dict.fromkeys(OF_SAMPLES, "sample_every_n_epochs is 0, so no samples are made")
+    return reasons
 
 
 def remarks(settings: TrainSettings) -> list[str]:

@@ -439,10 +439,37 @@ class CheckpointingSettings(Settings):
     keep_best: bool = setting(
         False,
         "Keep best checkpoint",
-        "Keep the checkpoint with the lowest held-out loss, however old it is.",
+        "Keep the checkpoint with the lowest held-out loss in the folder `best`, however old it is.",
         why="The last epoch of a long run is seldom the best one.",
         section="Logging & Checkpoints",
-        coming="Keeping the best checkpoint needs a held-out loss, which is not built yet; leave keep_best off.",
+    )
+    validation_share: float = setting(
+        0.0,
+        "Validation share",
+        "Part of the songs that is held out of training to measure what carries over to songs never trained on; at "
+        "most 32 songs, none of fewer than 5. 0 = off: every song trains.",
+        why="See when a run begins to learn its songs by heart; 0.1 costs these songs and about a twelfth more time.",
+        section="Validation",
+        at_least=0,
+        at_most=0.5,
+    )
+    validate_every_n_epochs: int = setting(
+        5,
+        "Validate every N epochs",
+        "How often the held-out loss is measured, and that of as many training songs beside it.",
+        why="Lower to find the best epoch more exactly, higher to save time.",
+        section="Validation",
+        at_least=1,
+        unit="epochs",
+    )
+    early_stop: int = setting(
+        0,
+        "Early stop",
+        "End the run after so many validations in a row without a new lowest held-out loss; 0 = off.",
+        why="Do not wait for epochs that only learn by heart.",
+        section="Validation",
+        at_least=0,
+        unit="validations",
     )
 
 
@@ -565,7 +592,33 @@ class AdvancedSettings(Settings):
         at_least=0,
         unit="epochs",
         default_text="`0` (disabled)",
-        coming="Audio samples during training are not built yet; leave sample_every_n_epochs at 0.",
+    )
+    sample_count: int = setting(
+        2,
+        "Sample count",
+        "How many samples are made each time: one for each of the first songs of the dataset, or of the first prompts.",
+        why="More to hear more sides of the style, fewer to save time.",
+        section="Advanced Logging",
+        at_least=1,
+        at_most=64,
+    )
+    sample_seconds: float = setting(
+        30.0,
+        "Sample length",
+        "How long the samples are; a shorter song's sample is as long as the song.",
+        why="Longer to hear how a song develops, shorter to save time and memory.",
+        section="Advanced Logging",
+        more_than=0,
+        at_most=600,
+        unit="seconds",
+    )
+    sample_prompts: OptionalPath = setting(
+        None,
+        "Sample prompts",
+        "A text file with one prompt a line, to be played in place of the dataset's own songs.",
+        why="Hear what the adapter makes of words that it was not trained on.",
+        section="Advanced Logging",
+        default_text="*(the first songs of the dataset)*",
     )
     shift: float | Literal["auto"] = setting(
         "auto",

@@ -59,11 +59,42 @@ class EpochDone:
 
 
 @dataclass(frozen=True)
+class Validated:
+    """The adapter was measured on songs that it never trained on, and on as many that it did; see `validation`."""
+
+    epoch: int  # the last finished one
+    step: int
+    songs: int  # held out, and as many of the others
+    loss: float  # of the adapter on the held-out songs
+    change: float  # minus that of the base model on the same draws: below 0 what was learned carries over
+    error: float  # standard error of the change
+    train_loss: float
+    train_change: float
+    train_error: float
+    gap: float  # change - train_change: what was learned by heart
+    is_best: bool  # the lowest loss so far
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SampleMade:
+    """A sound file was written whole."""
+
+    path: Path
+    epoch: int  # after which it was made; 0 for the base model
+    step: int
+    number: int  # of the prompt, counting from 1
+    title: str  # of the prompt
+    sample_rate: int
+    seconds: float  # of sound
+
+
+@dataclass(frozen=True)
 class Saved:
     """A folder was written whole."""
 
     path: Path
-    kind: str  # "checkpoint", "final" or "interrupted"
+    kind: str  # "checkpoint", "best", "final" or "interrupted"
     epoch: int
     step: int
 
@@ -80,4 +111,4 @@ class Finished:
     was_interrupted: bool = False
 
 
-Event = Started | Notice | StepDone | EpochDone | Saved | Finished
+Event = Started | Notice | StepDone | EpochDone | Validated | SampleMade | Saved | Finished

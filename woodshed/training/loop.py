@@ -20,12 +20,14 @@ from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
 from woodshed.storage import write_text
-from woodshed.training.checkpoint import Position, set_aside_newer
+from woodshed.training.between import Between, words_for
+from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.preflight import Preflight, check
 from woodshed.training.randomness import derive_seed, draw_for_songs
+from woodshed.training.resume_point import Position
 from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
 from woodshed.training.schedules import learning_rate_factor
 
@@ -166,6 +168,7 @@ def train(
     started_at = time.monotonic()
     preflight = check(settings)
     try:
+        words, said = words_for(preflight)  # before the decoder, so that the encoders never meet it in memory
         run = load_run(preflight)
     except torch.OutOfMemoryError as error:
         raise UserError(_out_of_memory_advice(preflight)) from error
@@ -177,8 +180,9 @@ def train(
     yield _started(run)
     yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
     yield from (Notice(f"Set aside {path}: it lies ahead of where this run continues.") for path in superseded)
+    yield from map(Notice, said)
     try:
-        yield from _epochs(run, should_stop)
+        yield from _epochs(run, Between(run, words), should_stop)
     except (NonFiniteLossError, torch.OutOfMemoryError) as error:
         yield from _rescue(run)
         if isinstance(error, NonFiniteLossError):
@@ -189,22 +193,29 @@ def train(
     yield from _finish(run, time.monotonic() - started_at)
 
 
-def _epochs(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
-    """Train until the last epoch is done or somebody asks to stop."""
+def _epochs(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train until the last epoch is done or somebody asks to stop.
+
+    Whoever asks gets the state saved first; what was due between two epochs is made up for by the run that continues.
+    """
     save_every = run.settings.save_every
+    yield from between.begin(should_stop)
     while not run.is_finished:
         yield from _epoch(run, should_stop)
         position = run.position
         if position.steps_in_epoch < run.plan.steps_per_epoch:
             yield _saved(run, "interrupted")
             return
+        run.position = Position(epoch=position.epoch + 1, step=position.step)
+        if not should_stop():
+            yield from between.measure()
         if save_every and (position.epoch % save_every == 0 or should_stop()):
             yield _saved(run, "checkpoint")
         elif should_stop():
             yield _saved(run, "interrupted")
-        run.position = Position(epoch=position.epoch + 1, step=position.step)
         if should_stop():
             return
+        yield from between.listen(should_stop)
 
 
 def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -272,15 +283,15 @@ def _started(run: Run) -> Started:
 
 def _saved(run: Run, kind: str) -> Saved:
     """Write a checkpoint of the current position."""
-    is_complete = run.position.steps_in_epoch == run.plan.steps_per_epoch
+    is_complete = run.position.steps_in_epoch == 0
     folder = run.save_checkpoint(is_epoch_complete=is_complete)
-    return Saved(folder, kind, run.position.epoch, run.position.step)
+    return Saved(folder, kind, run.epochs_done if is_complete else run.position.epoch, run.position.step)
 
 
 def _rescue(run: Run) -> Iterator[Event]:
-    """Save the last good step before a run ends badly."""
+    """Save the last good step before a run ends badly, unless it is safe already."""
     run.optimizer.zero_grad(set_to_none=True)
-    if run.position.steps_in_epoch:
+    if run.position.step > run.saved_step:
         yield _saved(run, "interrupted")
 
 

@@ -18,10 +18,13 @@ from woodshed.data.dataset import SongDataset, open_dataset
 from woodshed.errors import UserError, collecting
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints, fingerprint
 from woodshed.models.devices import resolve_device, resolve_precision
+from woodshed.sampling.preview import PreviewPlan, plan_preview
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
-from woodshed.training.checkpoint import Position, ResumePoint, find_resume_point
+from woodshed.training.checkpoint import find_resume_point
+from woodshed.training.holdout import Split, split_songs
 from woodshed.training.optimizers import require_optimizer
+from woodshed.training.resume_point import Position, ResumePoint
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class Preflight:
     settings: TrainSettings
     checkpoint: Checkpoint
     fingerprint: str  # of the condition encoder that made, or should have made, the dataset
-    dataset: SongDataset
+    dataset: SongDataset  # the songs that train
+    held_out: SongDataset | None  # those that do not, where there are any
+    preview: PreviewPlan | None  # where samples are wanted
     device: torch.device
     dtype: torch.dtype
     targets: dict[str, tuple[int, int]]  # original module names with (out, in) of their weights
@@ -75,7 +80,7 @@ def check(settings: TrainSettings) -> Preflight:
         UserError: with every problem found.
     """
     problems: list[str] = []
-    device = dtype = checkpoint = dataset = targets = resume = None
+    device = dtype = checkpoint = songs = targets = resume = preview = None
     digest, adapter_parameters = "", 0
     start_notices: list[str] = []
     with collecting(problems):
@@ -86,23 +91,19 @@ def check(settings: TrainSettings) -> Preflight:
     with collecting(problems):
         resume = find_resume_point(settings)
     with collecting(problems):
-        checkpoint = choose_model(find_checkpoints(settings.checkpoint_dir), settings.model)
+        found = find_checkpoints(settings.checkpoint_dir)
+        checkpoint = choose_model(found, settings.model)
+        preview = plan_preview(settings, found, checkpoint)
         digest = fingerprint(checkpoint)
     if checkpoint is not None:
         with collecting(problems):
             targets = find_targets(settings, checkpoint, digest)
         with collecting(problems):
-            dataset = open_dataset(
-                settings.dataset_dir,
-                latent_channels=checkpoint.config.latent_channels,
-                condition_width=checkpoint.config.condition_width,
-                fingerprint=digest,
-                model=checkpoint.name,
-            )
+            songs = _open_songs(settings, checkpoint, digest, resume)
     if resume is not None and checkpoint is not None:
         with collecting(problems):
-            songs = None if dataset is None else len(dataset)
-            resume.refuse_misfit(settings, model=checkpoint.name, fingerprint=digest, songs=songs)
+            count = None if songs is None else len(songs.training)
+            resume.refuse_misfit(settings, model=checkpoint.name, fingerprint=digest, songs=count)
     if resume is not None and targets is not None:
         with collecting(problems):
             _refuse_other_targets(resume, settings, targets)
@@ -117,13 +118,16 @@ def check(settings: TrainSettings) -> Preflight:
     assert device is not None
     assert dtype is not None
     assert checkpoint is not None
-    assert dataset is not None
+    assert songs is not None
     assert targets is not None
+    dataset = songs.training
     plan = Plan.of(len(dataset), settings, resume.position if resume else None)
     is_resident = _stays_in_memory(settings, dataset)
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
     notices = (
         *dataset.notices,
+        *songs.notices,
+        *(preview.notices if preview else ()),
         *rules.remarks(settings),
         *(_lokr_notices(lokr) if lokr else ()),
         *start_notices,
@@ -134,16 +138,35 @@ def check(settings: TrainSettings) -> Preflight:
         checkpoint=checkpoint,
         fingerprint=digest,
         dataset=dataset,
+        held_out=songs.held_out,
+        preview=preview,
         device=device,
         dtype=dtype,
         targets=targets,
         adapter_parameters=adapter_parameters,
         is_resident=is_resident,
-        inert=_inert(settings, device, lokr, is_resident=is_resident),
+        inert=_inert(settings, device, lokr, is_resident=is_resident, has_held_out=songs.held_out is not None),
         plan=plan,
         resume=resume,
         notices=notices,
     )
+
+
+def _open_songs(settings: TrainSettings, checkpoint: Checkpoint, digest: str, resume: ResumePoint | None) -> Split:
+    """Open the dataset and keep some of it from training, the same songs as before where a run continues.
+
+    Raises:
+        DataError: when the dataset cannot be used.
+    """
+    dataset = open_dataset(
+        settings.dataset_dir,
+        latent_channels=checkpoint.config.latent_channels,
+        condition_width=checkpoint.config.condition_width,
+        fingerprint=digest,
+        model=checkpoint.name,
+    )
+    before = resume.held_out if resume is not None and resume.held_out else None
+    return split_songs(dataset, settings.validation_share, settings.seed, before)
 
 
 def find_targets(settings: TrainSettings, checkpoint: Checkpoint, digest: str) -> dict[str, tuple[int, int]]:
@@ -187,11 +210,19 @@ def _stays_in_memory(settings: TrainSettings, dataset: SongDataset) -> bool:
 
 
 def _inert(
-    settings: TrainSettings, device: torch.device, lokr: LokrDescription | None, *, is_resident: bool
+    settings: TrainSettings,
+    device: torch.device,
+    lokr: LokrDescription | None,
+    *,
+    is_resident: bool,
+    has_held_out: bool,
 ) -> dict[str, str]:
     """Return the settings that do nothing, now that device, dataset and layers are known."""
     known = settings.model_copy(update={"device": str(device), "keep_in_memory": "yes" if is_resident else "no"})
-    return rules.inert(known) | (dict(lokr.inert) if lokr else {})
+    reasons = rules.inert(known) | (dict(lokr.inert) if lokr else {})
+    if not has_held_out:
+        reasons = dict.fromkeys(rules.OF_VALIDATION, "no song is held out") | reasons
+    return reasons
 
 
 def _lokr_notices(lokr: LokrDescription) -> list[str]:

@@ -1,7 +1,7 @@
 """A run in memory: the frozen decoder, the adapter on it, the optimizer, and where the run stands."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from woodshed.sampling.recipes import playback_of
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
-from woodshed.training.checkpoint import Position
 from woodshed.training.optimizers import build_optimizer
 from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed
+from woodshed.training.resume_point import Position
 
 
 @dataclass
@@ -41,6 +41,9 @@ class Run:
     loader: BatchLoader
     draw_rules: DrawRules
     position: Position
+    saved_step: int = 0  # up to which a checkpoint of the row holds everything
+    validated: Mapping[str, Any] = field(default_factory=dict)  # what validation knows by now, as JSON values
+    has_ended_early: bool = False  # because validation no longer improved
 
     @property
     def plan(self) -> Plan:
@@ -54,8 +57,13 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every epoch is done."""
-        return self.position.epoch > self.settings.epochs
+        """Whether every epoch is done, or no more are wanted."""
+        return self.has_ended_early or self.position.epoch > self.settings.epochs
+
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs are finished."""
+        return self.position.epoch - 1
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the decoder computes in the run's precision."""
@@ -65,21 +73,29 @@ class Run:
     def save_checkpoint(self, *, is_epoch_complete: bool) -> Path:
         """Write a checkpoint of this moment and drop those beyond `keep_last`; return its folder."""
         output = self.settings.output_dir
-        folder = checkpoint.checkpoint_folder(output, self.position, is_epoch_complete=is_epoch_complete)
-        following = self.position
-        if is_epoch_complete:
-            following = Position(epoch=self.position.epoch + 1, step=self.position.step)
+        place = Position(epoch=self.epochs_done) if is_epoch_complete else self.position
+        folder = checkpoint.checkpoint_folder(output, place, is_epoch_complete=is_epoch_complete)
+        self._write_checkpoint(folder)
+        self.saved_step = self.position.step
+        checkpoint.keep_newest(output, self.settings.keep_last)
+        return folder
+
+    def save_best(self) -> Path:
+        """Write a checkpoint of this moment in place of the best so far; return its folder."""
+        folder = self.settings.output_dir / checkpoint.BEST
+        self._write_checkpoint(folder)
+        return folder
+
+    def _write_checkpoint(self, folder: Path) -> None:
         checkpoint.save_checkpoint(
             folder,
             self.adapter,
             self.optimizer,
-            following,
+            self.position,
             facts=self.facts(),
             scaler=self.scaler.state_dict(),
             recipe=self.recipe(),
         )
-        checkpoint.keep_newest(output, self.settings.keep_last)
-        return folder
 
     def newest_checkpoint(self) -> Path:
         """Return the checkpoint that a resume would take."""
@@ -93,6 +109,8 @@ class Run:
             "fingerprint": self.preflight.fingerprint,
             "songs": self.plan.songs,
             "targets": list(self.preflight.targets),
+            "held_out": list(self.preflight.held_out.names) if self.preflight.held_out else [],
+            "validation": dict(self.validated),
         }
 
     def recipe(self) -> dict[str, Any]:
@@ -187,6 +205,8 @@ def load_run(preflight: Preflight) -> Run:
         loader=_loader(preflight),
         draw_rules=DrawRules(settings.mode, settings.cfg_ratio, config.timestep_mu, config.timestep_sigma),
         position=position,
+        saved_step=position.step,
+        validated=preflight.resume.validation if preflight.resume else {},
     )
 
 

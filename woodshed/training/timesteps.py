@@ -34,3 +34,13 @@ def sample_turbo_timesteps(count: int, *, generator: torch.Generator) -> Tensor:
     """
     index = torch.randint(len(TURBO_TIMESTEPS), (count,), generator=generator)
     return torch.tensor(TURBO_TIMESTEPS)[index]
+
+
+def timestep_quantiles(count: int, *, mu: float, sigma: float) -> Tensor:
+    """Return the middles of `count` equally likely parts of what `sample_timesteps` draws from.
+
+    Returns:
+        (count,) float32, rising.
+    """
+    share = (torch.arange(count).double() + 0.5) / count
+    return torch.sigmoid(mu + sigma * torch.special.ndtri(share.sqrt())).float()

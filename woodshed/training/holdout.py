@@ -1,0 +1,66 @@
+"""Which songs are kept from training: chosen by seed and name alone, so that a resume and another machine agree."""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from woodshed.data.dataset import SongDataset
+
+FEWEST_SONGS = 5  # of a smaller dataset every song is worth more in training
+MOST_HELD_OUT = 32  # more measure hardly better and cost as much again
+
+
+@dataclass(frozen=True)
+class Split:
+    """A dataset in two."""
+
+    training: SongDataset
+    held_out: SongDataset | None  # None where nothing is
+    notices: tuple[str, ...] = ()
+
+    @property
+    def held_out_names(self) -> tuple[str, ...]:
+        """Names of the songs that do not train."""
+        return () if self.held_out is None else self.held_out.names
+
+
+def split_songs(dataset: SongDataset, share: float, seed: int, before: Collection[str] | None = None) -> Split:
+    """Hold songs out of training.
+
+    Args:
+        dataset: all songs.
+        share: how many of them, rounded to whole songs, at least one.
+        seed: decides which.
+        before: names that the run to be continued held out; the same ones are again, and no others.
+    """
+    if share == 0:
+        return Split(dataset, None)
+    if before is None and len(dataset) < FEWEST_SONGS:
+        return Split(
+            dataset,
+            None,
+            (f"No song is held out: there are only {len(dataset)}, and fewer than {FEWEST_SONGS} all train.",),
+        )
+    chosen = set(_choose(dataset.names, share, seed) if before is None else before) & set(dataset.names)
+    if not chosen or len(chosen) == len(dataset):
+        return Split(dataset, None, ("No song is held out: those that the run held out before are gone.",))
+    rest = [index for index, name in enumerate(dataset.names) if name not in chosen]
+    held = [index for index, name in enumerate(dataset.names) if name in chosen]
+    names = ", ".join(dataset.names[index] for index in held[:5]) + (", ..." if len(held) > 5 else "")
+    said = f"Held out of training to measure what carries over: {len(held)} of {len(dataset)} songs ({names})."
+    return Split(_part(dataset, rest), _part(dataset, held), (said,))
+
+
+def _choose(names: Sequence[str], share: float, seed: int) -> list[str]:
+    count = min(max(round(share * len(names)), 1), MOST_HELD_OUT)
+    return by_lot(names, seed)[:count]
+
+
+def by_lot(names: Sequence[str], seed: int) -> list[str]:
+    """Return names in an order that depends on the seed and on each name, so that one more song moves no other."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest())
+
+
+def _part(dataset: SongDataset, indices: Sequence[int]) -> SongDataset:
+    files = [dataset.files[index] for index in indices]
+    return SongDataset(files, dataset.demands, custom_tag=dataset.custom_tag, notices=dataset.notices)
