@@ -139,7 +139,7 @@ def _read(file: TensorFile, config: PeftConfig | None, *, in_diffusers_names: bo
         except UnfitPartsError:
             bad.append(module)
     bad += [name for name, value in (biases | differences).items() if value.dim() != 1]
-    _refuse_damage(file.path, unknown, bad, is_empty=not changes and not bad)
+    _refuse_damage(file.path, unknown, bad, is_empty=not changes and not bad and not unknown)
     lokr_config = file.entry(LOKR_KEY)
     recipe = {name: value for name, value in file.recipe.items() if name != CONVENTION}
     return SavedAdapter(changes, recipe, biases, differences, lokr_config, path=file.path, tensors=len(file.tensors))

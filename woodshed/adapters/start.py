@@ -98,7 +98,9 @@ def _start(own: Values, live: Change, change: Change, adapter: Adapter, module: 
 
 
 def _with_norms(change: Change, weight: Tensor) -> Change:
-    """Return the same change as a decomposed one."""
+    """Return the same change as a decomposed one, with the norms that it has."""
+    if change.norms is not None and not change.norms.are_over_base:
+        return change
     weight = weight.double()
     return replace(change, norms=Norms((weight + change.delta(weight)).norm(dim=1).float()))
 

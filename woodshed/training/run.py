@@ -1,6 +1,7 @@
 """A run in memory: the frozen decoder, the adapter on it, the optimizer, and where the run stands."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,23 @@ class Run:
         return {
             "woodshed": __version__,
             "base_model": self.preflight.checkpoint.name,
+            "variant": self.preflight.checkpoint.kind,
             "shift": usual.shift if settings.shift == "auto" else settings.shift,
             "num_inference_steps": (
                 usual.steps if settings.num_inference_steps == "auto" else settings.num_inference_steps
             ),
             "custom_tag": self.preflight.dataset.custom_tag,
             "songs": self.plan.songs,
+            "dataset_digest": _digest_of(self.preflight.dataset.names),
             "epochs": self.position.epoch if self.position.steps_in_epoch else self.position.epoch - 1,
             "steps": self.position.step,
             "settings": settings.model_dump(mode="json", include=set(_RECIPE) - rules.inert(settings).keys()),
         }
+
+
+def _digest_of(names: Sequence[str]) -> str:
+    """Return what tells one dataset from another: the names of preprocessed songs hold a digest of their audio."""
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 _RECIPE = (
