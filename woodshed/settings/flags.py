@@ -40,7 +40,7 @@ def default_text(field: FieldInfo) -> str:
         return "`yes`" if value else "`no`"
     if isinstance(value, tuple):
         return f"`{' '.join(value)}`"
-    return f"`{value:g}`" if isinstance(value, float) and abs(value) >= 1e-3 else f"`{_short(value)}`"
+    return f"`{value:g}`" if isinstance(value, float) and (value == 0 or abs(value) >= 1e-3) else f"`{_short(value)}`"
 
 
 def _short(value: Any) -> str:
