@@ -40,24 +40,27 @@ def build(folder: Path, model: str, seconds: int) -> None:
     """Make checkpoint and songs unless they are there."""
     import torch
 
-    from woodshed.toy.checkpoint import REAL_2B, REAL_XL, build_model
+    from woodshed.toy.checkpoint import REAL_2B, REAL_XL, TOY, build_model
 
     checkpoint = folder / "checkpoints" / f"acestep-v15-{'xl-base' if model == 'xl' else 'base'}"
     if not (checkpoint / "silence_latent.pt").is_file():
         if model == "xl":
             build_model(checkpoint, REAL_XL | {"model_version": "base"}, dtype=torch.float32, shard_bytes=5 * 10**9)
+        elif model == "toy":
+            build_model(checkpoint, TOY | {"model_version": "base"}, dtype=torch.float32)
         else:
             build_model(checkpoint, REAL_2B | {"model_version": "base"}, dtype=torch.bfloat16)
     songs = folder / f"songs-{seconds}"
     songs.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     frames = seconds * 25
+    channels, width = (8, 64) if model == "toy" else (64, 2048)
     for name in "abcd":
-        latents = torch.randn(frames, 64, generator=generator)
+        latents = torch.randn(frames, channels, generator=generator)
         sample = {
             "target_latents": latents.bfloat16(),
             "attention_mask": torch.ones(frames),
-            "encoder_hidden_states": torch.randn(CONDITION_TOKENS, 2048, generator=generator).bfloat16(),
+            "encoder_hidden_states": torch.randn(CONDITION_TOKENS, width, generator=generator).bfloat16(),
             "encoder_attention_mask": torch.ones(CONDITION_TOKENS, dtype=torch.bool),
             "context_latents": torch.cat([0.1 * latents, torch.ones_like(latents)], dim=1).bfloat16(),
             "metadata": {},

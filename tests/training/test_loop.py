@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from woodshed.errors import UserError
-from woodshed.training import loop
+from woodshed.training import loop, micro_step
 from woodshed.training.events import EpochDone, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.loop import NonFiniteLossError, take_step, train
 from woodshed.training.preflight import check
@@ -256,14 +256,14 @@ def run_order(settings):
 
 def poison(monkeypatch, step):
     """Make the loss of one optimizer step's first song infinite."""
-    true_loss = loop.flow_matching_loss
+    true_loss = micro_step.flow_matching_loss
     calls = iter(range(1, 10**6))
 
     def loss(*arguments):
         value = true_loss(*arguments)
         return value * float("inf") if next(calls) == step else value
 
-    monkeypatch.setattr(loop, "flow_matching_loss", loss)
+    monkeypatch.setattr(micro_step, "flow_matching_loss", loss)
 
 
 def test_a_non_finite_loss_stops_the_run_with_step_song_and_advice_and_saves_the_last_good_step(
@@ -291,7 +291,7 @@ def test_a_non_finite_loss_in_bf16_is_answered_with_fp32_too(settings_for, monke
 
 
 def test_a_float16_run_that_never_recovers_stops_with_advice(settings_for, monkeypatch):
-    monkeypatch.setattr(loop, "flow_matching_loss", lambda velocity, *_: velocity.float().mean((1, 2)) * math.inf)
+    monkeypatch.setattr(micro_step, "flow_matching_loss", lambda velocity, *_: velocity.float().mean((1, 2)) * math.inf)
     with pytest.raises(NonFiniteLossError, match="use --precision bf16, or fp32"):
         events_of(settings_for(precision="fp16", gradient_accumulation=1, epochs=6))
 

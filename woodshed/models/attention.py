@@ -9,6 +9,8 @@ all, which are two neighbouring blocks of the sequence shifted by w. That costs 
 Query heads that share a key-value head become further rows of one attention: the sums are the same, no key is copied,
 and no kernel is ruled out (on CUDA only flash and the slow reference kernel know about shared heads, and flash takes no
 mask).
+
+These are the kernels that compute on every device; `kernels` has the faster ones, `sights` says which is used.
 """
 
 import torch
@@ -16,6 +18,12 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from woodshed.models.kernels import Spans, attend_in_spans, attend_sparsely
+
+Mask = Tensor | Spans | BlockMask | None
+"""Who sees whom in a kind of layer; None: everybody sees everybody."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, dropout: float = 0.0) -> Tensor:
@@ -119,8 +127,7 @@ def _neighbourhoods(tokens: Tensor, blocks: int, window: int) -> Tensor:
 class WindowedAttnProcessor:
     """Does a decoder layer's attention; `AceStepAttention` holds the weights and calls it.
 
-    The bias of a layer with a window is what `window_bias` makes, or None if every token sees every other; the bias of
-    the others is what `padding_bias` makes, or None if nothing is padded.
+    Who sees whom is said by what a member of `sights` made for the kind of layer, and that decides the kernel too.
     """
 
     def __call__(
@@ -128,7 +135,7 @@ class WindowedAttnProcessor:
         attn: AceStepAttention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Attend and project; argument names are the library's.
@@ -136,7 +143,7 @@ class WindowedAttnProcessor:
         Args:
             hidden_states: (B, N, width).
             encoder_hidden_states: (B, L, width) in cross attention.
-            attention_mask: the bias, see above.
+            attention_mask: who sees whom, see above.
             image_rotary_emb: cosines and sines, (N, D) each, for self attention.
 
         Returns:
@@ -150,12 +157,19 @@ class WindowedAttnProcessor:
             query = apply_rotary_emb(query, image_rotary_emb, use_real_unbind_dim=-2, sequence_dim=1)
             key = apply_rotary_emb(key, image_rotary_emb, use_real_unbind_dim=-2, sequence_dim=1)
         query, key = query.to(value.dtype), key.to(value.dtype)  # float32 norm weights would lift them
-        dropout = attn.dropout if attn.training else 0.0
-        if attn.sliding_window is not None and attention_mask is not None:
-            mixed = attend_within_window(query, key, value, attention_mask, window=attn.sliding_window, dropout=dropout)
-        else:
-            mixed = attend(query, key, value, attention_mask, dropout=dropout)
-        output = mixed.flatten(2)
+        output = _attend_as(attention_mask, attn, query, key, value).flatten(2)
         for layer in attn.to_out:
             output = layer(output)
         return output
+
+
+def _attend_as(mask: Mask, attn: AceStepAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend with the kernel that a mask is for."""
+    if isinstance(mask, BlockMask):
+        return attend_sparsely(query, key, value, mask)
+    if isinstance(mask, Spans):
+        return attend_in_spans(query, key, value, mask, window=attn.sliding_window)
+    dropout = attn.dropout if attn.training else 0.0
+    if attn.sliding_window is not None and mask is not None:
+        return attend_within_window(query, key, value, mask, window=attn.sliding_window, dropout=dropout)
+    return attend(query, key, value, mask, dropout=dropout)

@@ -8,6 +8,7 @@ see another: in the patches, in both kinds of self attention and in cross attent
 of the library's class; adapters made for one fit the other.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +20,12 @@ from diffusers.models.transformers.ace_step_transformer import AceStepTimestepEm
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
-from woodshed.models.attention import WindowedAttnProcessor, padding_bias, window_bias
+from woodshed.models.attention import WindowedAttnProcessor
 from woodshed.models.config import ModelConfig
+from woodshed.models.sights import Layout, Lengths, SightMaker, by_blocks
+
+Inputs = tuple[Any, ...]
+"""What a block is called with, the tokens first."""
 
 
 class Decoder(AceStepTransformer1DModel):  # type: ignore[misc] # the library has no types
@@ -35,6 +40,8 @@ class Decoder(AceStepTransformer1DModel):  # type: ignore[misc] # the library ha
         for layer in self.layers:
             layer.self_attn.set_processor(WindowedAttnProcessor())
             layer.cross_attn.set_processor(WindowedAttnProcessor())
+        self.sight_of: SightMaker = by_blocks
+        self.run_block: Callable[[int, nn.Module, Inputs], Tensor] = self._run_block
 
     def to(self, *args: Any, **kwargs: Any) -> "Decoder":
         """Move or cast as every torch module does.
@@ -78,18 +85,16 @@ class Decoder(AceStepTransformer1DModel):  # type: ignore[misc] # the library ha
         frames = torch.cat([context_latents, hidden_states], dim=-1)
         is_frame = _is_real(frame_lengths, frames.shape[1])
         tokens = self._patchify(frames, is_frame)
-        is_token = None if is_frame is None else is_frame[:, :: self.patch_size]
         conditions = self.condition_embedder(encoder_hidden_states)
-        is_condition = _is_real(condition_lengths, conditions.shape[1])
-        biases = self._self_attention_biases(tokens, is_token)
-        cross_bias = None if is_condition is None else padding_bias(is_condition, tokens.dtype)
+        heads = self.config.num_attention_heads // self.config.num_key_value_heads
+        token_lengths = None if frame_lengths is None else -(-frame_lengths // self.patch_size)
+        sight = self.sight_of(
+            tokens, conditions, Lengths(token_lengths, condition_lengths), Layout(self.config.sliding_window, heads)
+        )
         rotary = self._rotary_table(tokens)
-        for layer, kind in zip(self.layers, self.layer_types, strict=True):
-            inputs = (tokens, rotary, modulation, biases[kind], conditions, cross_bias)
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(layer, *inputs)
-            else:
-                tokens = layer(*inputs)
+        for index, (layer, kind) in enumerate(zip(self.layers, self.layer_types, strict=True)):
+            own = sight.full if kind == "full_attention" else sight.sliding
+            tokens = self.run_block(index, layer, (tokens, rotary, modulation, own, conditions, sight.cross))
         velocity = self._unpatchify(tokens, temb)[:, : frames.shape[1]]
         if is_frame is not None:
             velocity = velocity.masked_fill(~is_frame[..., None], 0)
@@ -109,19 +114,13 @@ class Decoder(AceStepTransformer1DModel):  # type: ignore[misc] # the library ha
         tokens: Tensor = self.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
         return tokens.contiguous()  # else every layer inherits the transposed layout, and matmuls fall to slow kernels
 
-    def _self_attention_biases(self, tokens: Tensor, is_token: Tensor | None) -> dict[str, Tensor | None]:
-        """Return the bias of each kind of layer; see `WindowedAttnProcessor`."""
-        batch, length = tokens.shape[:2]
-        window = self.config.sliding_window
-        if is_token is None and length <= window + 1:
-            return {"sliding_attention": None, "full_attention": None}
-        shared_by = self.config.num_attention_heads // self.config.num_key_value_heads
-        everything = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
-        is_real = everything if is_token is None else is_token
-        return {
-            "sliding_attention": window_bias(is_real, window=window, shared_by=shared_by, dtype=tokens.dtype),
-            "full_attention": None if is_token is None else padding_bias(is_token, tokens.dtype),
-        }
+    def _run_block(self, _index: int, layer: nn.Module, inputs: Inputs) -> Tensor:
+        """Run a block, with `gradient_checkpointing` so that the backward pass computes it again."""
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            tokens: Tensor = self._gradient_checkpointing_func(layer, *inputs)
+        else:
+            tokens = layer(*inputs)
+        return tokens
 
     def _rotary_table(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and sines, (N, head width) each, in float32 whatever the tokens are."""

@@ -497,6 +497,14 @@ class AdvancedSettings(Settings):
         why="Disable only if you have abundant VRAM and want max speed.",
         section="VRAM Savings",
     )
+    recompute: Literal["auto", "none", "quarter", "half", "all"] = setting(
+        "auto",
+        "Recompute",
+        "Which blocks are computed again in the backward pass instead of kept: with gradient checkpointing, auto means "
+        "all of them.",
+        why="`half` or `quarter` use spare VRAM for speed.",
+        section="VRAM Savings",
+    )
     offload_encoder: bool = setting(
         False,
         "Offload encoder",
@@ -527,6 +535,29 @@ class AdvancedSettings(Settings):
         "Train bias parameters: `none`, `all`, `lora_only`.",
         why="`lora_only` may marginally improve quality; `all` trains all biases.",
         section="Advanced Training",
+    )
+    compile: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "Compile",
+        "Let torch.compile make kernels for the blocks; auto does so on CUDA where triton is installed and the run is "
+        "long enough.",
+        why="`no` when the compiler fails or half a minute of waiting is too long.",
+        section="Speed",
+    )
+    cuda_graphs: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "CUDA graphs",
+        "Capture a step once for each length of song and replay it, so that the GPU never waits for the processor.",
+        why="`no` when memory is very tight: each length takes some 15 MB.",
+        section="Speed",
+    )
+    attention: Literal["auto", "compiled", "flash", "blocks"] = setting(
+        "auto",
+        "Attention",
+        "Which kernels attend: made by the compiler, flash attention, or those that every device has. Auto takes the "
+        "first that works.",
+        why="To compare them; all compute the same.",
+        section="Speed",
     )
     num_workers: int = setting(
         4,

@@ -23,7 +23,7 @@ from woodshed.storage import write_text
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
-from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
+from woodshed.training.micro_step import inputs_of
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.preflight import Preflight, check
 from woodshed.training.randomness import derive_seed, draw_for_songs
@@ -66,26 +66,12 @@ def take_step(run: Run, batches: Sequence[Batch], *, with_module_norms: bool = F
     seed, epoch = run.settings.seed, run.position.epoch
     songs = sum(len(batch.names) for batch in batches)
     losses, frames = [], 0
-    for cpu_batch in batches:
-        draws = draw_for_songs(run.draw_rules, seed, epoch, cpu_batch).to(run.device)
-        batch = cpu_batch.to(run.device, torch.float32)
-        conditions = drop_conditions(batch.conditions, run.null_condition, draws.dropped)
-        noisy_latents = mix_with_noise(batch.latents, draws.noise, draws.t)
-        torch.manual_seed(derive_seed(seed, epoch, "adapter dropout", *batch.names))
-        with run.autocast():
-            velocity = run.decoder(
-                noisy_latents,
-                timestep=draws.t,
-                timestep_r=draws.t,  # r = t: the model was trained without mean flow
-                encoder_hidden_states=conditions,
-                context_latents=batch.context,
-                frame_lengths=batch.frame_lengths,
-                condition_lengths=batch.condition_lengths,
-            ).sample
-        loss = flow_matching_loss(velocity, batch.latents, draws.noise, batch.frame_lengths)
-        run.scaler.scale(loss.sum() / songs).backward()
-        losses.append(loss.detach())
-        frames += sum(cpu_batch.frames)
+    for batch in batches:
+        draws = draw_for_songs(run.draw_rules, seed, epoch, batch)
+        weight = run.scaler.scale(torch.full((), 1 / songs, device=run.device))
+        inputs = inputs_of(batch, draws, weight, derive_seed(seed, epoch, "adapter dropout", *batch.names))
+        losses.append(run.engine.micro_step(inputs))
+        frames += sum(batch.frames)
     run.scaler.unscale_(run.optimizer)
     module_norms = _module_grad_norms(run) if with_module_norms else None
     grad_norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm or math.inf)
@@ -96,7 +82,7 @@ def take_step(run: Run, batches: Sequence[Batch], *, with_module_norms: bool = F
     rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=not run.engine.keeps_gradients)
     was_skipped = run.scaler.get_scale() < scale
     return StepResult(loss_values, frames, norm, rate, was_skipped, module_norms)
 

@@ -25,6 +25,7 @@ from woodshed.training.checkpoint import find_resume_point
 from woodshed.training.holdout import Split, split_songs
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.resume_point import Position, ResumePoint
+from woodshed.training.techniques import Techniques, choose_techniques
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Preflight:
     is_resident: bool  # whether the songs stay in memory, so that no workers run
     inert: Mapping[str, str]  # settings that do nothing in this run, each with the reason
     plan: Plan
+    techniques: Techniques  # how a micro-step is computed
     resume: ResumePoint | None
     notices: tuple[str, ...]
 
@@ -80,9 +82,10 @@ def check(settings: TrainSettings) -> Preflight:
         UserError: with every problem found.
     """
     problems: list[str] = []
-    device = dtype = checkpoint = songs = targets = resume = preview = None
+    device = dtype = checkpoint = songs = targets = resume = preview = techniques = None
     digest, adapter_parameters = "", 0
     start_notices: list[str] = []
+    chosen: list[str] = []
     with collecting(problems):
         device = resolve_device(settings.device)
         dtype = resolve_precision(settings.precision, device)
@@ -113,6 +116,10 @@ def check(settings: TrainSettings) -> Preflight:
         with collecting(problems):
             if settings.init_from is not None and resume is None and checkpoint is not None:
                 start_notices = check_start(read_adapter(settings.init_from), targets, settings)
+    if device is not None and dtype is not None and songs is not None:
+        passes = math.ceil(len(songs.training) / settings.batch_size) * settings.epochs
+        with collecting(problems):
+            techniques, chosen = choose_techniques(settings, device, dtype, passes)
     if problems:
         raise UserError(*problems)
     assert device is not None
@@ -120,6 +127,7 @@ def check(settings: TrainSettings) -> Preflight:
     assert checkpoint is not None
     assert songs is not None
     assert targets is not None
+    assert techniques is not None
     dataset = songs.training
     plan = Plan.of(len(dataset), settings, resume.position if resume else None)
     is_resident = _stays_in_memory(settings, dataset)
@@ -131,6 +139,7 @@ def check(settings: TrainSettings) -> Preflight:
         *rules.remarks(settings),
         *(_lokr_notices(lokr) if lokr else ()),
         *start_notices,
+        *(chosen if device.type == "cuda" else ()),
         *_plan_notices(settings, plan, resume),
     )
     return Preflight(
@@ -147,6 +156,7 @@ def check(settings: TrainSettings) -> Preflight:
         is_resident=is_resident,
         inert=_inert(settings, device, lokr, is_resident=is_resident, has_held_out=songs.held_out is not None),
         plan=plan,
+        techniques=techniques,
         resume=resume,
         notices=notices,
     )

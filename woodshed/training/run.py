@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from woodshed.sampling.recipes import playback_of
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
+from woodshed.training.engine import Engine
 from woodshed.training.optimizers import build_optimizer
 from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed
@@ -46,6 +48,11 @@ class Run:
     validated: Mapping[str, Any] = field(default_factory=dict)  # what validation knows by now, as JSON values
     has_ended_early: bool = False  # because validation no longer improved
 
+    @cached_property
+    def engine(self) -> Engine:
+        """What computes the micro-steps."""
+        return Engine(self, self.preflight.techniques)
+
     @property
     def plan(self) -> Plan:
         """How many steps the run takes."""
@@ -69,7 +76,8 @@ class Run:
     def autocast(self) -> torch.autocast:
         """Return the context in which the decoder computes in the run's precision."""
         dtype = self.preflight.dtype
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        # Without its cache of casts, which would outlive a captured graph; no weight is cast twice in a step anyway.
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
     def save_checkpoint(self, *, is_epoch_complete: bool) -> Path:
         """Write a checkpoint of this moment and drop those beyond `keep_last`; return its folder."""
@@ -177,8 +185,6 @@ def load_run(preflight: Preflight) -> Run:
     settings = preflight.settings
     decoder = load_decoder(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
     null_condition = load_null_condition(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
-    if settings.gradient_checkpointing:
-        decoder.enable_gradient_checkpointing()
     torch.manual_seed(derive_seed(settings.seed, "adapter"))
     adapter = attach_adapter(decoder, list(preflight.targets), settings)
     if settings.init_from is not None and preflight.resume is None:

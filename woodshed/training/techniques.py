@@ -1,0 +1,109 @@
+"""Which of the techniques that make a step fast or small are used, as the settings ask and the machine allows."""
+
+import importlib.util
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from woodshed.errors import UserError
+from woodshed.settings.schema import TrainSettings
+
+MIN_FLASH_CAPABILITY = (8, 0)
+WORTH_COMPILING = 200  # micro-steps; the compiler takes half a minute
+
+
+@dataclass(frozen=True)
+class Techniques:
+    """How a micro-step is computed; never what."""
+
+    compile: bool
+    cuda_graphs: bool
+    attention: str  # a key of `engine.SIGHTS`
+    recompute: str  # a key of `blocks.RECOMPUTED`
+
+
+def choose_techniques(
+    settings: TrainSettings, device: torch.device, dtype: torch.dtype, micro_steps: int
+) -> tuple[Techniques, list[str]]:
+    """Decide what `auto` means here.
+
+    Args:
+        settings: of the run.
+        device: where it computes.
+        dtype: in which precision.
+        micro_steps: how many the run takes.
+
+    Returns:
+        The techniques, and a line for each `auto`.
+
+    Raises:
+        UserError: for a technique that was asked for and cannot work here.
+    """
+    problems: list[str] = []
+    said: list[str] = []
+
+    def decide(name: str, asked: str, hindrance: str | None, doubt: str | None = None) -> bool:
+        if asked == "yes" and hindrance:
+            problems.append(f"--{name.replace('_', '-')} yes cannot work here: {hindrance}. Leave it at auto.")
+        reason = hindrance or doubt
+        if asked == "auto":
+            said.append(f"{name}: auto -> no ({reason})" if reason else f"{name}: auto -> yes")
+        return asked == "yes" or (asked == "auto" and not reason)
+
+    doubt = None if device.type == "cuda" else f"it is for CUDA, this is {device.type}"
+    if doubt is None and micro_steps < WORTH_COMPILING:
+        doubt = f"{micro_steps} passes are too few to be worth half a minute of compiling"
+    is_compiled = decide("compile", settings.compile, _why_not_compile(device), doubt)
+    has_graphs = decide("cuda_graphs", settings.cuda_graphs, _why_not_graphs(settings, device))
+    attention = settings.attention
+    possible = _possible_attention(device, dtype, is_compiled=is_compiled)
+    if attention == "auto":
+        attention = next(name for name, hindrance in possible.items() if hindrance is None)
+        said.append(f"attention: auto -> {attention}")
+    elif possible[attention]:
+        problems.append(f"--attention {attention} cannot work here: {possible[attention]}. Leave it at auto.")
+    if problems:
+        raise UserError(*problems)
+    recompute = settings.recompute
+    if recompute == "auto":
+        recompute = "all" if settings.gradient_checkpointing else "none"
+    return Techniques(is_compiled, has_graphs, attention, recompute), said
+
+
+def _why_not_compile(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        found = importlib.util.find_spec("triton") is not None
+        return None if found else "the package triton is not installed (Windows: pip install triton-windows)"
+    if device.type == "cpu":
+        return None if shutil.which("g++") or shutil.which("clang++") else "there is no C++ compiler"
+    return f"nothing is known of compiling for {device.type}"
+
+
+def _why_not_graphs(settings: TrainSettings, device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"they are CUDA's, this is {device.type}"
+    if settings.adapter_type == "oft":
+        return "OFT solves equations that cannot be captured"
+    return None
+
+
+def _possible_attention(device: torch.device, dtype: torch.dtype, *, is_compiled: bool) -> dict[str, str | None]:
+    """Return why each kind of attention cannot work, the best first."""
+    return {
+        "compiled": None if is_compiled and device.type == "cuda" else "it needs --compile on CUDA",
+        "flash": _why_not_flash(device, dtype),
+        "blocks": None,
+    }
+
+
+def _why_not_flash(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"it needs CUDA, this is {device.type}"
+    if dtype == torch.float32:
+        return "it computes in 16 bits, and the precision is fp32"
+    if torch.cuda.get_device_capability(device) < MIN_FLASH_CAPABILITY:
+        return "it needs a card of the Ampere generation (RTX 30) or newer"
+    if not torch.backends.cuda.is_flash_attention_available():
+        return "this build of torch comes without it"
+    return None
