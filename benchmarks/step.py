@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,18 +88,16 @@ def load(folder: Path, model: str, seconds: int, changes: dict[str, object], fla
 def row(folder: Path, model: str, seconds: int, changes: dict[str, object], flags: list[str], repeats: int) -> dict:
     """Measure one configuration."""
     from woodshed.models.devices import repeatable
-    from woodshed.training.micro_step import inputs_of
-    from woodshed.training.randomness import draw_for_songs
+    from woodshed.training.micro_step import prepare
 
     run = load(folder, model, seconds, changes, flags)
     began = time.monotonic()
-    (batch,) = [next(run.loader.epoch(1))]
-    draws = draw_for_songs(run.draw_rules, 0, 1, batch)
-    inputs = inputs_of(batch, draws, torch.ones((), device=run.device), seed=7)
-    inputs = inputs.to(run.device)  # the songs are there already
+    songs = next(prepare(run, run.loader.epoch(1)))
+    songs = replace(songs, parts=tuple(part.to(run.device) for part in songs.parts))  # the songs are there already
+    one = torch.ones((), device=run.device)
 
     def micro_step() -> None:
-        run.engine.micro_step(inputs)
+        run.engine.micro_step(songs, one)
 
     with repeatable():
         micro_step()
@@ -106,9 +105,7 @@ def row(folder: Path, model: str, seconds: int, changes: dict[str, object], flag
         first = time.monotonic() - began
         found = measure(micro_step, repeats=repeats)
     gradient = torch.cat([parameter.grad.flatten() for parameter in run.parameters]).double()
-    found |= {"first_s": round(first, 1), "norm": gradient.norm().item()}
-    del run
-    return found
+    return found | {"first_s": round(first, 1), "norm": gradient.norm().item()}
 
 
 def main() -> None:
@@ -126,13 +123,7 @@ def main() -> None:
         for name, changes in ROWS.items():
             if arguments.rows and name not in arguments.rows.split(";"):
                 continue
-            try:
-                found = row(
-                    arguments.folder, arguments.model, seconds, changes, arguments.flags, repeats=arguments.repeats
-                )
-            except Exception as error:
-                import traceback
-                found = {"failed": f"{type(error).__name__}: {error}"[:1500], "tb": traceback.format_exc()[-800:]}
+            found = row(arguments.folder, arguments.model, seconds, changes, arguments.flags, arguments.repeats)
             torch.cuda.empty_cache()
             sys.stdout.write(json.dumps({"seconds": seconds, "row": name} | found) + "\n")
             sys.stdout.flush()

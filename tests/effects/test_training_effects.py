@@ -10,6 +10,7 @@ from woodshed.errors import UserError
 from woodshed.sampling import preview
 from woodshed.training.events import EpochDone, SampleMade, StepDone
 from woodshed.training.loop import take_step
+from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check as preflight
 from woodshed.training.randomness import DrawRules, draw_for_songs
 from woodshed.training.timesteps import TURBO_TIMESTEPS
@@ -82,7 +83,7 @@ def test_cfg_ratio_is_the_share_of_songs_without_conditions(bench):
         run = bench.load(cfg_ratio=ratio)
         seen = []
         run.decoder.condition_embedder.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
-        take_step(run, list(run.loader.epoch(1)))
+        take_step(run, [*prepare(run, run.loader.epoch(1))])
         null = run.null_condition
         assert [torch.equal(states, null.expand_as(states)) for states in seen] == [ratio == 1.0] * 4
 
@@ -102,7 +103,7 @@ def test_precision_is_the_format_of_the_compute_and_not_of_the_adapter(bench):
         run = bench.load(precision=word)
         seen = set()
         run.decoder.layers[0].mlp.register_forward_hook(lambda *call, seen=seen: seen.add(call[-1].dtype))
-        take_step(run, list(run.loader.epoch(1)))
+        take_step(run, [*prepare(run, run.loader.epoch(1))])
         assert seen == {dtype}
         assert {parameter.dtype for parameter in run.parameters} == {torch.float32}
         assert run.scaler.is_enabled() == (word == "fp16")
@@ -138,7 +139,7 @@ def test_gradient_checkpointing_computes_each_block_once_more(bench):
         run = bench.load(gradient_checkpointing=is_on)
         calls = []
         run.decoder.layers[1].mlp.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        take_step(run, list(run.loader.epoch(1))[:1])
+        take_step(run, [*prepare(run, run.loader.epoch(1))][:1])
         assert len(calls) == 1 + is_on  # the block is computed once more on the way back
 
 
@@ -183,6 +184,6 @@ def test_max_grad_norm_limits_the_gradient_that_the_optimizer_sees(bench):
         run.optimizer.register_step_pre_hook(
             lambda *_, run=run, norms=norms: norms.append(torch.stack([p.grad.norm() for p in run.parameters]).norm())
         )
-        result = take_step(run, list(run.loader.epoch(1)))
+        result = take_step(run, [*prepare(run, run.loader.epoch(1))])
         assert result.grad_norm > 1e-2
         assert norms[0].item() == pytest.approx(limit or result.grad_norm, rel=1e-2)

@@ -64,7 +64,8 @@ def attend_in_spans(query: Tensor, key: Tensor, value: Tensor, spans: Spans, *, 
         window_size_left=window,
         window_size_right=window,
     )[0]
-    return mixed.unflatten(0, query.shape[:2])
+    songs: Tensor = mixed.unflatten(0, query.shape[:2])
+    return songs
 
 
 def sparse_mask(lengths: Tensor, queries: int, keys: int, *, window: int | None) -> BlockMask:
@@ -77,12 +78,13 @@ def sparse_mask(lengths: Tensor, queries: int, keys: int, *, window: int | None)
         window: how far a token sees to either side; None for everything.
     """
 
-    def is_seen(song: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def is_seen(song: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
         return key < lengths[song]
 
     def is_near(song: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key < lengths[song]) & ((query - key).abs() <= window)
+        return (key < lengths[song]) & ((query - key).abs() <= reach)
 
+    reach = window or 0
     wanted = is_seen if window is None else is_near
     return create_block_mask(wanted, len(lengths), None, queries, keys, device=lengths.device)
 
@@ -92,6 +94,5 @@ def attend_sparsely(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) 
 
     Only inside `torch.compile` is this a kernel; elsewhere it spells out all scores.
     """
-    tokens = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    mixed: Tensor = flex_attention(*tokens, block_mask=mask, enable_gqa=True)
-    return mixed.transpose(1, 2)
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return flex_attention(query, key, value, block_mask=mask, enable_gqa=True).transpose(1, 2)

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from woodshed.adapters.dropout import hash_dropout
 from woodshed.models.blocks import BlockRunner
+from woodshed.models.devices import repeatable
 from woodshed.models.sights import by_blocks, by_compiler, by_spans
 from woodshed.training.lengths import by_length
-from woodshed.training.micro_step import Inputs, forward_backward
+from woodshed.training.micro_step import Inputs, Songs, forward_backward
 from woodshed.training.techniques import Techniques
 
 if TYPE_CHECKING:
@@ -40,43 +42,67 @@ class Engine:
 
     def __init__(self, run: "Run", techniques: Techniques) -> None:
         self._run = run
-        self._techniques = techniques
-        self._blocks = BlockRunner(techniques.recompute, is_compiled=techniques.compile)
         needs_hash = techniques.compile or techniques.cuda_graphs
         self._seed = hash_dropout(run.decoder, run.device) if needs_hash else None
-        self._graphs = _Graphs(run) if techniques.cuda_graphs else None
+        self._is_rehearsed = not needs_hash
+        self._use(techniques)
+
+    def _use(self, techniques: Techniques) -> None:
+        self._techniques = techniques
+        self._blocks = BlockRunner(techniques.recompute, is_compiled=techniques.compile)
+        self._graphs = _Graphs(self._run) if techniques.cuda_graphs else None
 
     @property
     def keeps_gradients(self) -> bool:
         """Whether gradients must stay at their addresses, zeroed instead of freed."""
         return self._graphs is not None
 
-    def micro_step(self, inputs: Inputs) -> Tensor:
+    def split(self, inputs: Inputs) -> list[Inputs]:
+        """Return the parts of a batch that are computed one after the other, in memory that copies without waiting."""
+        if self._graphs is None and not self._techniques.compile:
+            return [inputs]
+        parts = by_length(inputs, self._run.decoder.patch_size)
+        return [part.map(Tensor.pin_memory) for part in parts] if self._run.device.type == "cuda" else parts
+
+    def micro_step(self, songs: Songs, weight: Tensor) -> Tensor:
         """Add the gradients of a batch's songs to those of the step; return their (B,) losses.
 
         Args:
-            inputs: of B songs, on the CPU.
+            songs: B of them.
+            weight: () what a song's loss counts in the gradient.
         """
         if self._seed is None:
-            torch.manual_seed(inputs.seed)
+            torch.manual_seed(songs.seed)
         else:
-            self._seed.fill_(inputs.seed % 2**32 - 2**31)
-        parts = self._split(inputs)
+            self._seed.fill_(songs.seed % 2**32 - 2**31)
+        compute = partial(forward_backward, self._run) if self._graphs is None else self._graphs
         with self._in_charge():
-            losses = torch.cat([self._compute(part.to(self._run.device)) for part in parts])
-        if len(parts) == 1:
-            return losses
-        places = torch.tensor([row for part in parts for row in part.rows])
-        return losses[places.argsort().to(losses.device)]
+            losses = torch.cat([compute(part.to(self._run.device), weight) for part in songs.parts])
+        places = torch.tensor([row for part in songs.parts for row in part.rows])
+        return losses if len(songs.parts) == 1 else losses[places.argsort().to(losses.device)]
 
-    def _split(self, inputs: Inputs) -> list[Inputs]:
-        """Return the parts of a batch that are computed one after the other."""
-        if self._graphs is None and not self._techniques.compile:
-            return [inputs]
-        return by_length(inputs, self._run.decoder.patch_size)
+    @repeatable()
+    def rehearse(self, songs: Songs) -> list[str]:
+        """Take a micro-step that counts nothing, before the first that does; return a line for each thing that failed.
 
-    def _compute(self, inputs: Inputs) -> Tensor:
-        return forward_backward(self._run, inputs) if self._graphs is None else self._graphs(inputs)
+        A technique that does not work on this machine is given up.
+        """
+        said: list[str] = []
+        while not self._is_rehearsed:
+            try:
+                self.micro_step(songs, torch.zeros((), device=self._run.device))
+                self._is_rehearsed = True
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # the compiler's and CUDA's own errors are all of this kind
+                lesser, failed = self._techniques.lesser(self._run.device, self._run.preflight.dtype)
+                if lesser is None:
+                    raise
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                said.append(f"{failed} does not work on this machine, so it is left out: {reason[:200]}")
+                self._use(lesser)
+            self._run.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
+        return said
 
     @contextmanager
     def _in_charge(self) -> Iterator[None]:
@@ -96,12 +122,15 @@ class _Graph:
 
     graph: torch.cuda.CUDAGraph
     inputs: Inputs
+    weight: Tensor
     losses: Tensor
 
-    def replay(self, inputs: Inputs) -> Tensor:
+    def replay(self, inputs: Inputs, weight: Tensor) -> Tensor:
+        """Return the losses of other inputs of the same shape."""
         places = self.inputs.tensors()
         for name, value in inputs.tensors().items():
             places[name].copy_(value, non_blocking=True)
+        self.weight.copy_(weight, non_blocking=True)
         self.graph.replay()
         return self.losses.clone()
 
@@ -115,7 +144,8 @@ class _Graphs:
         self._stream = torch.cuda.Stream(run.device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, inputs: Inputs) -> Tensor:
+    def __call__(self, inputs: Inputs, weight: Tensor) -> Tensor:
+        """Do what `forward_backward` does."""
         batch, frames = inputs.latents.shape[:2]
         key = (batch, frames, inputs.conditions.shape[1])
         if key not in self._graphs:
@@ -123,20 +153,19 @@ class _Graphs:
             if len(self._graphs) > MOST_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        return self._graphs[key].replay(inputs)
+        return self._graphs[key].replay(inputs, weight)
 
     def _capture(self, inputs: Inputs) -> _Graph:
         """Run a micro-step that counts nothing, so that kernels are made and chosen, then capture it."""
         for parameter in self._run.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        places = inputs.copy()
-        places.weight.zero_()
+        places, weight = inputs.map(Tensor.clone), torch.zeros((), device=self._run.device)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            forward_backward(self._run, places)
+            forward_backward(self._run, places, weight)
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            losses = forward_backward(self._run, places)
-        return _Graph(graph, places, losses)
+            losses = forward_backward(self._run, places, weight)
+        return _Graph(graph, places, weight, losses)

@@ -19,7 +19,7 @@ SONG_STEPS, CONDITION_STEPS = 32, 4  # of the grid between a power of two and th
 
 def rounded_up(count: int, steps: int) -> int:
     """Return the next number on the grid: `steps` even steps between a power of two and the next, none below 8."""
-    step = max(8, 2 ** (count.bit_length() - 1) // steps)
+    step = max(8, (1 << count.bit_length() - 1) // steps)
     return -(-count // step) * step
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 
 from woodshed.adapters.files import save_adapter
-from woodshed.data.dataset import Batch
+from woodshed.data.ahead import read_ahead
 from woodshed.errors import UserError
 from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
@@ -23,10 +23,9 @@ from woodshed.storage import write_text
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
-from woodshed.training.micro_step import inputs_of
+from woodshed.training.micro_step import Songs, prepare
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.preflight import Preflight, check
-from woodshed.training.randomness import derive_seed, draw_for_songs
 from woodshed.training.resume_point import Position
 from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
 from woodshed.training.schedules import learning_rate_factor
@@ -52,31 +51,25 @@ class StepResult:
 
 
 @repeatable()
-def take_step(run: Run, batches: Sequence[Batch], *, with_module_norms: bool = False) -> StepResult:
-    """Take one optimizer step: the mean flow-matching loss over the songs of all batches, each song counting once.
+def take_step(run: Run, group: Sequence[Songs], *, with_module_norms: bool = False) -> StepResult:
+    """Take one optimizer step: the mean flow-matching loss over the songs of a group, each song counting once.
 
     Args:
         run: changed in place: parameters, optimizer state, loss scale.
-        batches: the group that is accumulated; the last one of an epoch may be shorter than the others.
+        group: the batches that are accumulated; the last group of an epoch may be shorter than the others.
         with_module_norms: also measure the gradient norm of each adapted module.
 
     Raises:
         NonFiniteLossError: before anything is updated, naming the step and the song.
     """
-    seed, epoch = run.settings.seed, run.position.epoch
-    songs = sum(len(batch.names) for batch in batches)
-    losses, frames = [], 0
-    for batch in batches:
-        draws = draw_for_songs(run.draw_rules, seed, epoch, batch)
-        weight = run.scaler.scale(torch.full((), 1 / songs, device=run.device))
-        inputs = inputs_of(batch, draws, weight, derive_seed(seed, epoch, "adapter dropout", *batch.names))
-        losses.append(run.engine.micro_step(inputs))
-        frames += sum(batch.frames)
+    count = sum(len(songs.names) for songs in group)
+    weight = run.scaler.scale(torch.full((), 1 / count, device=run.device))
+    losses = [run.engine.micro_step(songs, weight) for songs in group]
     run.scaler.unscale_(run.optimizer)
     module_norms = _module_grad_norms(run) if with_module_norms else None
     grad_norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm or math.inf)
     *loss_values, norm = torch.cat([*losses, grad_norm[None]]).tolist()  # the only wait for the device in a step
-    _refuse_non_finite(run, batches, loss_values, norm)
+    _refuse_non_finite(run, group, loss_values, norm)
     scale = run.scaler.get_scale()
     set_learning_rate(run.optimizer, learning_rate(run, run.position.step))
     rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
@@ -84,6 +77,7 @@ def take_step(run: Run, batches: Sequence[Batch], *, with_module_norms: bool = F
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=not run.engine.keeps_gradients)
     was_skipped = run.scaler.get_scale() < scale
+    frames = sum(sum(songs.frames) for songs in group)
     return StepResult(loss_values, frames, norm, rate, was_skipped, module_norms)
 
 
@@ -98,12 +92,12 @@ def learning_rate(run: Run, step: int) -> float:
     )
 
 
-def _refuse_non_finite(run: Run, batches: Sequence[Batch], losses: list[float], norm: float) -> None:
+def _refuse_non_finite(run: Run, group: Sequence[Songs], losses: list[float], norm: float) -> None:
     """Stop when the loss is no number, before the adapter is touched; float16 may overflow and is rescaled first."""
     is_float16 = run.scaler.is_enabled()
     if is_float16 and run.scaler.get_scale() > SMALLEST_LOSS_SCALE:
         return
-    names = [name for batch in batches for name in batch.names]
+    names = [name for songs in group for name in songs.names]
     bad = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
     if not bad and math.isfinite(norm):
         return
@@ -209,8 +203,10 @@ def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
     settings, position = run.settings, run.position
     started_at = step_started_at = time.monotonic()
     batches = run.loader.epoch(position.epoch, start_batch=position.steps_in_epoch * settings.gradient_accumulation)
-    while group := list(islice(batches, settings.gradient_accumulation)):
+    songs = read_ahead(prepare(run, batches))
+    while group := list(islice(songs, settings.gradient_accumulation)):
         step = position.step + 1
+        yield from map(Notice, run.engine.rehearse(group[0]))
         result = take_step(run, group, with_module_norms=_is_due(step, settings.log_heavy_every))
         position.step = step
         position.steps_in_epoch += 1

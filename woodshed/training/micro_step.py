@@ -3,15 +3,16 @@
 Shapes: B songs, T latent frames, C latent channels, L condition tokens, E condition width.
 """
 
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from woodshed.data.dataset import Batch
 from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
-from woodshed.training.randomness import Draws
+from woodshed.training.randomness import derive_seed, draw_for_songs
 
 if TYPE_CHECKING:
     from woodshed.training.run import Run
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a micro-step depends on beside the model, on the device."""
+    """All that a micro-step depends on beside the model: songs that are computed together, and their draws."""
 
     rows: tuple[int, ...]  # B places in the batch
     latents: Tensor  # (B, T, C) float32
@@ -30,42 +31,66 @@ class Inputs:
     noise: Tensor  # (B, T, C) float32
     t: Tensor  # (B,) float32
     dropped: Tensor  # (B,) bool: whose conditions become the null embedding
-    weight: Tensor  # () what a song's loss counts in the gradient
-    seed: int  # of the adapter's dropout
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    def copy(self) -> "Inputs":
-        """Return inputs with memory of their own."""
-        return replace(self, **{name: value.clone() for name, value in self.tensors().items()})
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """Return inputs with every tensor changed."""
+        changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
+        return replace(self, **changed)
 
     def to(self, device: torch.device) -> "Inputs":
         """Copy to a device; from pinned memory without waiting."""
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self.tensors().items()})
+        return self.map(lambda value: value.to(device, non_blocking=True))
 
 
-def inputs_of(batch: Batch, draws: Draws, weight: Tensor, seed: int) -> Inputs:
-    """Put a batch and its draws together."""
-    return Inputs(
-        rows=tuple(range(len(batch.names))),
-        latents=batch.latents.float(),
-        context=batch.context.float(),
-        conditions=batch.conditions.float(),
-        frame_lengths=batch.frame_lengths,
-        condition_lengths=batch.condition_lengths,
-        noise=draws.noise,
-        t=draws.t,
-        dropped=draws.dropped,
-        weight=weight,
-        seed=seed,
-    )
+@dataclass(frozen=True)
+class Songs:
+    """A batch with all that chance decides about it."""
+
+    names: tuple[str, ...]
+    frames: tuple[int, ...]  # real ones of each song
+    seed: int  # of the adapter's dropout
+    parts: tuple[Inputs, ...]  # computed one after the other, on the CPU
 
 
-def forward_backward(run: "Run", inputs: Inputs) -> Tensor:
-    """Add the gradients of the songs' flow-matching loss; return the (B,) losses."""
+def prepare(run: "Run", batches: Iterable[Batch], epoch: int | None = None) -> Generator[Songs, None, None]:
+    """Make the draws of batches, and split them as the run's engine wants.
+
+    Args:
+        run: asked for its seed, its distributions and its engine; not changed.
+        batches: of one epoch.
+        epoch: counts from 1; the run's own unless given.
+    """
+    seed, epoch = run.settings.seed, epoch or run.position.epoch
+    for batch in batches:
+        draws = draw_for_songs(run.draw_rules, seed, epoch, batch)
+        inputs = Inputs(
+            rows=tuple(range(len(batch.names))),
+            latents=batch.latents.float(),
+            context=batch.context.float(),
+            conditions=batch.conditions.float(),
+            frame_lengths=batch.frame_lengths,
+            condition_lengths=batch.condition_lengths,
+            noise=draws.noise,
+            t=draws.t,
+            dropped=draws.dropped,
+        )
+        dropout_seed = derive_seed(seed, epoch, "adapter dropout", *batch.names)
+        yield Songs(batch.names, batch.frames, dropout_seed, tuple(run.engine.split(inputs)))
+
+
+def forward_backward(run: "Run", inputs: Inputs, weight: Tensor) -> Tensor:
+    """Add the gradients of the songs' flow-matching loss; return the (B,) losses.
+
+    Args:
+        run: whose decoder computes and whose adapter gets the gradients.
+        inputs: on the run's device.
+        weight: () what a song's loss counts in the gradient.
+    """
     conditions = drop_conditions(inputs.conditions, run.null_condition, inputs.dropped)
     noisy_latents = mix_with_noise(inputs.latents, inputs.noise, inputs.t)
     with run.autocast():
@@ -79,5 +104,5 @@ def forward_backward(run: "Run", inputs: Inputs) -> Tensor:
             condition_lengths=inputs.condition_lengths,
         ).sample
     loss = flow_matching_loss(velocity, inputs.latents, inputs.noise, inputs.frame_lengths)
-    (loss.sum() * inputs.weight).backward()  # type: ignore[no-untyped-call]
+    (loss.sum() * weight).backward()
     return loss.detach()

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,17 @@ class Techniques:
     cuda_graphs: bool
     attention: str  # a key of `engine.SIGHTS`
     recompute: str  # a key of `blocks.RECOMPUTED`
+
+    def lesser(self, device: torch.device, dtype: torch.dtype) -> tuple["Techniques | None", str]:
+        """Return techniques without the one that fails most often, None where none is left, and its name."""
+        if self.compile:
+            attention = self.attention if self.attention != "compiled" else _best_attention(device, dtype, False)
+            return replace(self, compile=False, attention=attention), "compile"
+        if self.cuda_graphs:
+            return replace(self, cuda_graphs=False), "cuda_graphs"
+        if self.attention == "flash":
+            return replace(self, attention="blocks"), "flash attention"
+        return None, ""
 
 
 def choose_techniques(
@@ -56,10 +67,10 @@ def choose_techniques(
         doubt = f"{micro_steps} passes are too few to be worth half a minute of compiling"
     is_compiled = decide("compile", settings.compile, _why_not_compile(device), doubt)
     has_graphs = decide("cuda_graphs", settings.cuda_graphs, _why_not_graphs(settings, device))
-    attention = settings.attention
-    possible = _possible_attention(device, dtype, is_compiled=is_compiled)
+    attention: str = settings.attention
+    possible = _possible_attention(device, dtype, is_compiled)
     if attention == "auto":
-        attention = next(name for name, hindrance in possible.items() if hindrance is None)
+        attention = _best_attention(device, dtype, is_compiled)
         said.append(f"attention: auto -> {attention}")
     elif possible[attention]:
         problems.append(f"--attention {attention} cannot work here: {possible[attention]}. Leave it at auto.")
@@ -88,7 +99,12 @@ def _why_not_graphs(settings: TrainSettings, device: torch.device) -> str | None
     return None
 
 
-def _possible_attention(device: torch.device, dtype: torch.dtype, *, is_compiled: bool) -> dict[str, str | None]:
+def _best_attention(device: torch.device, dtype: torch.dtype, is_compiled: bool) -> str:
+    possible = _possible_attention(device, dtype, is_compiled)
+    return next(name for name, hindrance in possible.items() if hindrance is None)
+
+
+def _possible_attention(device: torch.device, dtype: torch.dtype, is_compiled: bool) -> dict[str, str | None]:
     """Return why each kind of attention cannot work, the best first."""
     return {
         "compiled": None if is_compiled and device.type == "cuda" else "it needs --compile on CUDA",
