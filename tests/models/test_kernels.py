@@ -8,7 +8,7 @@ from torch import Tensor
 
 from woodshed.models.attention import WindowedAttnProcessor
 from woodshed.models.decoder import build_decoder
-from woodshed.models.kernels import Spans, attend_in_spans, attend_sparsely, sparse_mask, spans_of
+from woodshed.models.kernels import Spans, attend_in_spans, attend_sparsely, spans_of, sparse_mask
 from woodshed.models.sights import Layout, Lengths, by_blocks, by_compiler, by_spans
 
 ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs CUDA")

@@ -19,6 +19,7 @@ from woodshed.models.decoder import Inputs
 
 RECOMPUTED = {"none": 0, "quarter": 4, "half": 2, "all": 1}
 """Every how manieth block is computed again."""
+BACKEND = "inductor"
 MOST_VARIANTS = 64  # of a compiled block: kinds of layers x ranks x lengths that are constant or not
 
 
@@ -91,5 +92,5 @@ def _again(layer: nn.Module, *inputs: Any) -> Tensor:
 @cache
 def _compiled(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
-    compiled: Callable[..., Tensor] = torch.compile(run, fullgraph=True)
+    compiled: Callable[..., Tensor] = torch.compile(run, fullgraph=True, backend=BACKEND)
     return compiled

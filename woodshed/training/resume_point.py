@@ -51,6 +51,7 @@ MAY_CHANGE_SILENTLY = (
     "persistent_workers",
     "keep_in_memory",
     "gradient_checkpointing",
+    "recompute",
     "offload_encoder",
     "targets_from",  # the modules themselves are compared: an estimate may lie elsewhere now
     "top_k",
