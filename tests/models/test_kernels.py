@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from woodshed.models import blocks
 from woodshed.models.attention import WindowedAttnProcessor
 from woodshed.models.decoder import build_decoder
 from woodshed.models.kernels import Spans, attend_in_spans, attend_sparsely, spans_of, sparse_mask
@@ -42,7 +43,8 @@ def test_a_sparse_mask_shows_each_song_alone(window, lengths):
     query, key, value = tokens(2, 20, 20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # says that this spells out the scores, as it is meant to here
-        mixed = attend_sparsely(query, key, value, sparse_mask(torch.tensor(lengths), 20, 20, window=window))
+        mask = sparse_mask(torch.tensor(lengths), 20, 20, window=window)
+        mixed = attend_sparsely(query, key, value, mask, window=window)
     for song, length in enumerate(lengths):
         alone = [tensor[song : song + 1, :length] for tensor in (query, key, value)]
         torch.testing.assert_close(mixed[song : song + 1, :length], reference(*alone, window), rtol=1e-9, atol=1e-9)
@@ -51,7 +53,8 @@ def test_a_sparse_mask_shows_each_song_alone(window, lengths):
 def test_a_sparse_mask_skips_the_blocks_beyond_the_window():
     mask = sparse_mask(torch.tensor([2048]), 2048, 2048, window=128)
     assert mask.kv_num_blocks.max() + mask.full_kv_num_blocks.max() <= 4  # of 16: the own one and its neighbours
-    assert sparse_mask(torch.tensor([2048]), 2048, 2048, window=None).sparsity() == 0
+    whole = sparse_mask(torch.tensor([2048]), 2048, 2048, window=None)
+    assert whole.full_kv_num_blocks.tolist() == [[[16] * 16]]
 
 
 @ON_CUDA
@@ -104,3 +107,26 @@ def test_every_block_attends_by_what_it_is_given(base):
     decoder = build_decoder(base.config)
     kinds = {type(layer.self_attn.processor) for layer in decoder.layers}
     assert kinds == {WindowedAttnProcessor}
+
+
+def test_what_was_compiled_for_one_length_serves_all(base, monkeypatch):
+    monkeypatch.setattr(blocks, "BACKEND", "eager")
+    decoder = build_decoder(base.config).eval()
+    decoder.run_block, decoder.sight_of = blocks.BlockRunner("none", is_compiled=True), by_compiler
+    channels, width = decoder.config.audio_acoustic_hidden_dim, decoder.config.encoder_hidden_size
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        for frames, conditions in ((300, 200), (700, 150), (900, 300)):
+            decoder(
+                torch.zeros(1, frames, channels),
+                timestep=torch.ones(1),
+                timestep_r=torch.ones(1),
+                encoder_hidden_states=torch.zeros(1, conditions, width),
+                context_latents=torch.zeros(1, frames, 2 * channels),
+                frame_lengths=torch.tensor([frames - 1]),
+                condition_lengths=torch.tensor([conditions - 1]),
+            )
+    found = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    blocks._compiled.cache_clear()
+    torch._dynamo.reset()
+    assert found == 2  # layers with a window and layers without

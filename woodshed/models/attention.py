@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
-from woodshed.models.kernels import Spans, attend_in_spans, attend_sparsely
+from woodshed.models.kernels import Spans, SparseMask, attend_in_spans, attend_sparsely
 
-Mask = Tensor | Spans | BlockMask | None
+Mask = Tensor | Spans | SparseMask | None
 """Who sees whom in a kind of layer; None: everybody sees everybody."""
 
 
@@ -165,8 +164,8 @@ class WindowedAttnProcessor:
 
 def _attend_as(mask: Mask, attn: AceStepAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend with the kernel that a mask is for."""
-    if isinstance(mask, BlockMask):
-        return attend_sparsely(query, key, value, mask)
+    if isinstance(mask, SparseMask):
+        return attend_sparsely(query, key, value, mask, window=attn.sliding_window)
     if isinstance(mask, Spans):
         return attend_in_spans(query, key, value, mask, window=attn.sliding_window)
     dropout = attn.dropout if attn.training else 0.0

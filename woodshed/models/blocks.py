@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from woodshed.models.decoder import Inputs
+from woodshed.models.kernels import SparseMask
 
 RECOMPUTED = {"none": 0, "quarter": 4, "half": 2, "all": 1}
 """Every how manieth block is computed again."""
@@ -60,22 +60,26 @@ def _draws(layer: nn.Module) -> bool:
 
 
 def _run_compiled(layer: nn.Module, inputs: Inputs, *, is_recomputed: bool) -> Tensor:
-    tokens, rotary, _, own, conditions, cross = inputs
-    for tensor, dimensions in ((tokens, [1]), (conditions, [1]), *((table, [0]) for table in rotary)):
-        torch._dynamo.maybe_mark_dynamic(tensor, dimensions)
+    tokens, rotary, modulation, own, conditions, cross = inputs
+    if torch.is_grad_enabled() and not tokens.requires_grad:
+        tokens = tokens.detach().requires_grad_()  # the first block's too, which else is compiled for itself
+    _any_length(1, tokens, conditions)
+    _any_length(0, *rotary)
     for mask in (own, cross):
-        if isinstance(mask, BlockMask):
-            _mark_dynamic(mask)
-    budget = 0.0 if is_recomputed else 1.0
-    with functorch.patch(activation_memory_budget=budget):
-        return _compiled(_again if is_recomputed else _kept)(layer, *inputs)
+        if isinstance(mask, SparseMask):
+            for blocks in mask[1:]:
+                _any_length(2, blocks)
+                if blocks.dim() == 4:
+                    _any_length(3, blocks)
+    with functorch.patch(activation_memory_budget=0.0 if is_recomputed else 1.0):
+        run = _compiled(_again if is_recomputed else _kept)
+        return run(layer, tokens, rotary, modulation, own, conditions, cross)
 
 
-def _mark_dynamic(mask: BlockMask) -> None:
-    for tensor in (mask.kv_num_blocks, mask.full_kv_num_blocks, mask.q_num_blocks, mask.full_q_num_blocks):
-        torch._dynamo.maybe_mark_dynamic(tensor, [2])
-    for tensor in (mask.kv_indices, mask.full_kv_indices, mask.q_indices, mask.full_q_indices):
-        torch._dynamo.maybe_mark_dynamic(tensor, [2, 3])
+def _any_length(dimension: int, *tensors: Tensor) -> None:
+    """Let what is compiled for these tensors serve every length of a dimension."""
+    for tensor in tensors:
+        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 
 
 # What the compiler keeps is decided once for a function, so each way needs one of its own.

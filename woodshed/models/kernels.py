@@ -8,11 +8,14 @@ to the last bit only while deterministic algorithms are asked for, which costs h
 (FlexAttention) always repeat.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+BLOCK = 128  # tokens; what the kernels are made for
 
 
 class Spans(NamedTuple):
@@ -68,31 +71,60 @@ def attend_in_spans(query: Tensor, key: Tensor, value: Tensor, spans: Spans, *, 
     return songs
 
 
-def sparse_mask(lengths: Tensor, queries: int, keys: int, *, window: int | None) -> BlockMask:
-    """Return which blocks of scores a compiled kernel computes.
+class SparseMask(NamedTuple):
+    """Which blocks of scores a compiled kernel computes; M blocks of queries, of which each sees up to S of keys.
+
+    It holds tensors only and no lengths as numbers, so that what was compiled for one length serves all.
+    """
+
+    lengths: Tensor  # (B,) how many keys of each song are real; nobody sees the others
+    kv_num_blocks: Tensor  # (B, 1, M)
+    kv_indices: Tensor  # (B, 1, M, S)
+    full_kv_num_blocks: Tensor
+    full_kv_indices: Tensor
+    q_num_blocks: Tensor  # (B, 1, S)
+    q_indices: Tensor  # (B, 1, S, M)
+    full_q_num_blocks: Tensor
+    full_q_indices: Tensor
+
+
+def sparse_mask(lengths: Tensor, queries: int, keys: int, *, window: int | None) -> SparseMask:
+    """Find the blocks to be computed.
 
     Args:
-        lengths: (B,) how many keys of each song are real; nobody sees the others.
+        lengths: (B,) how many keys of each song are real.
         queries: N.
         keys: K.
         window: how far a token sees to either side; None for everything.
     """
+    blocks = create_block_mask(
+        _is_seen(lengths, window), len(lengths), None, queries, keys, device=lengths.device, BLOCK_SIZE=BLOCK
+    )
+    return SparseMask(lengths, *(getattr(blocks, name) for name in SparseMask._fields[1:]))
 
-    def is_seen(song: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
+
+def _is_seen(lengths: Tensor, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def is_real(song: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
         return key < lengths[song]
 
     def is_near(song: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key < lengths[song]) & ((query - key).abs() <= reach)
 
     reach = window or 0
-    wanted = is_seen if window is None else is_near
-    return create_block_mask(wanted, len(lengths), None, queries, keys, device=lengths.device)
+    return is_real if window is None else is_near
 
 
-def attend_sparsely(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
-    """Attention that computes the blocks of a mask; shapes as `attend_in_spans`.
+def attend_sparsely(query: Tensor, key: Tensor, value: Tensor, mask: SparseMask, *, window: int | None) -> Tensor:
+    """Attention that computes the blocks of a mask; shapes as `attend_in_spans`, window as the mask was made with.
 
     Only inside `torch.compile` is this a kernel; elsewhere it spells out all scores.
     """
+    tensors: dict[str, Any] = dict(zip(SparseMask._fields[1:], mask[1:], strict=True))
+    blocks = BlockMask(
+        seq_lengths=(query.shape[1], key.shape[1]),
+        BLOCK_SIZE=(BLOCK, BLOCK),
+        mask_mod=_is_seen(mask.lengths, window),
+        **tensors,
+    )
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    return flex_attention(query, key, value, block_mask=mask, enable_gqa=True).transpose(1, 2)
+    return flex_attention(query, key, value, block_mask=blocks, enable_gqa=True).transpose(1, 2)

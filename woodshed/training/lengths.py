@@ -15,12 +15,13 @@ from torch import Tensor
 from woodshed.training.micro_step import Inputs
 
 SONG_STEPS, CONDITION_STEPS = 32, 4  # of the grid between a power of two and the next
+FEWEST = 160  # on both grids, and two blocks of 128: for a single one, kernels would be compiled anew
 
 
 def rounded_up(count: int, steps: int) -> int:
-    """Return the next number on the grid: `steps` even steps between a power of two and the next, none below 8."""
+    """Return the next number on the grid: `steps` even steps between a power of two and the next, each at least 8."""
     step = max(8, (1 << count.bit_length() - 1) // steps)
-    return -(-count // step) * step
+    return max(FEWEST, -(-count // step) * step)
 
 
 def by_length(inputs: Inputs, patch_size: int) -> list[Inputs]:
