@@ -7,12 +7,15 @@ import torch
 from diffusers import AutoencoderOobleck
 
 from woodshed.errors import UserError
+from woodshed.models import blocks
 from woodshed.sampling import preview
+from woodshed.training import techniques
 from woodshed.training.events import EpochDone, SampleMade, StepDone
 from woodshed.training.loop import take_step
 from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check as preflight
 from woodshed.training.randomness import DrawRules, draw_for_songs
+from woodshed.training.techniques import choose_techniques
 from woodshed.training.timesteps import TURBO_TIMESTEPS
 
 Q_PROJ = "layers.0.self_attn.q_proj"
@@ -187,3 +190,40 @@ def test_max_grad_norm_limits_the_gradient_that_the_optimizer_sees(bench):
         result = take_step(run, [*prepare(run, run.loader.epoch(1))])
         assert result.grad_norm > 1e-2
         assert norms[0].item() == pytest.approx(limit or result.grad_norm, rel=1e-2)
+
+
+@pytest.mark.parametrize(("dial", "again"), [("none", 0), ("quarter", 1), ("half", 2), ("all", 4)])
+def test_recompute_decides_how_many_blocks_are_computed_again(bench, dial, again):
+    run = bench.load(recompute=dial)
+    calls = []
+    for layer in run.decoder.layers:
+        layer.mlp.register_forward_hook(lambda *_: calls.append(1))
+    take_step(run, [*prepare(run, run.loader.epoch(1))][:1])
+    assert len(calls) == len(run.decoder.layers) + again == 4 + again
+
+
+def test_compile_hands_the_blocks_to_the_compiler(bench):
+    compiled = []
+    bench.patch.setattr(blocks, "_compiled", lambda run: compiled.append(run) or run)
+    bench.patch.setattr(techniques, "_why_not_compile", lambda _: None)
+    bench.step(compile="no")
+    assert not compiled
+    bench.step(compile="yes")
+    assert compiled
+
+
+def test_cuda_graphs_capture_the_step_where_the_device_is_cuda(bench):
+    found = [
+        choose_techniques(bench.settings(cuda_graphs=wish), torch.device("cuda"), torch.bfloat16, 1)[0].cuda_graphs
+        for wish in ("auto", "yes", "no")
+    ]
+    assert found == [True, True, False]
+    with pytest.raises(UserError, match="--cuda-graphs yes cannot work here"):
+        preflight(bench.settings(cuda_graphs="yes"))
+
+
+def test_attention_is_refused_where_it_cannot_work(bench):
+    assert preflight(bench.settings(attention="auto")).techniques.attention == "blocks"
+    for kind in ("flash", "compiled"):
+        with pytest.raises(UserError, match=f"--attention {kind} cannot work here"):
+            preflight(bench.settings(attention=kind))

@@ -54,10 +54,28 @@ def test_the_estimate_is_near_what_was_measured_on_an_h200(config_of, seconds, c
         optimizer_type="adamw",
         frames=25 * seconds,
         batch_size=1,
-        gradient_checkpointing=checkpointing,
+        recomputed=float(checkpointing),
+        is_compiled=False,
         is_cuda=False,
     )
     # The measured rows hold no optimizer state.
+    assert (found.total - found.optimizer) / memory.GIB == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize(("seconds", "measured"), [(63, 5.5), (131, 7.6), (240, 10.8)])
+def test_the_estimate_is_near_what_compiled_blocks_took_on_an_h100(config_of, seconds, measured):
+    config = config_of(REAL_2B)
+    found = estimate_memory(
+        config,
+        lora_on(config),
+        dtype=torch.bfloat16,
+        optimizer_type="adamw",
+        frames=25 * seconds,
+        batch_size=1,
+        recomputed=0.0,
+        is_compiled=True,
+        is_cuda=False,
+    )
     assert (found.total - found.optimizer) / memory.GIB == pytest.approx(measured, rel=0.08)
 
 
@@ -96,7 +114,7 @@ def test_activations_are_near_what_torch_keeps(config_of, family, dtype):
         attach_lokr(decoder, targets, LokrSettings(8, 16, weight_decompose=family == "dora"), bias="none")
     dense = sum(shapes[name][0] * shapes[name][1] for name in targets) if family == "dora" else 0
     trained = Trained([], [shapes[name][1] for name in targets], keeps_mask=family == "lora", dense=dense)
-    found = activation_bytes(config, trained, tokens=400, itemsize=dtype.itemsize, gradient_checkpointing=False)
+    found = activation_bytes(config, trained, tokens=400, itemsize=dtype.itemsize, recomputed=0)
     assert found == pytest.approx(kept_bytes(decoder.train(), frames=800, dtype=dtype), rel=0.25)
 
 
@@ -127,7 +145,7 @@ def test_every_part_follows_what_it_depends_on(config_of):
     def parts(rank=64, **changes):
         given = {
             **{"dtype": torch.bfloat16, "optimizer_type": "adamw", "frames": 6000, "batch_size": 1},
-            **{"gradient_checkpointing": True, "is_cuda": True},
+            **{"recomputed": 1.0, "is_compiled": False, "is_cuda": True},
         }
         return estimate_memory(config, lora_on(config, rank), **given | changes)
 
@@ -136,7 +154,10 @@ def test_every_part_follows_what_it_depends_on(config_of):
     assert parts(dtype=torch.float32).frozen == 2 * usual.frozen
     assert parts(rank=128).adapter == 2 * usual.adapter
     assert parts(batch_size=2).activations == parts(frames=12000).activations == 2 * usual.activations
-    assert parts(gradient_checkpointing=False).activations > 10 * usual.activations
+    kept, half = parts(recomputed=0.0).activations, parts(recomputed=0.5).activations
+    assert kept > 10 * usual.activations
+    assert half == pytest.approx((kept + usual.activations) / 2, rel=0.08)
+    assert parts(recomputed=0.0, is_compiled=True).activations < 0.7 * kept
     assert parts(optimizer_type="adamw8bit").optimizer < usual.optimizer / 3
     assert parts(is_cuda=False).reserve == 0 < usual.reserve
 

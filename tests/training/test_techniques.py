@@ -13,6 +13,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 @pytest.fixture
 def a_card(monkeypatch):
     """Pretend to have a modern card with everything installed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     monkeypatch.setattr(techniques.importlib.util, "find_spec", lambda _name: object())

@@ -22,13 +22,21 @@ def config(checkpoint_root):
 def test_the_work_of_a_step_is_what_was_counted_for_the_real_model(config, seconds, kept, recomputed):
     # Source of the numbers, in TFLOP: our measurements at real size, 512 conditions.
     for checkpointing, expected in ((False, kept), (True, recomputed)):
-        found = step_work(config, frames=25 * seconds, conditions=512, gradient_checkpointing=checkpointing)
+        found = step_work(config, frames=25 * seconds, conditions=512, recomputed=float(checkpointing))
         assert found / 1e12 == pytest.approx(expected, rel=0.07)
 
 
 def test_the_time_of_a_long_song_is_near_what_an_h200_took(config):
-    work = step_work(config, frames=15000, conditions=512, gradient_checkpointing=True)
+    work = step_work(config, frames=15000, conditions=512, recomputed=1.0)
     assert song_seconds(config, torch.device("cuda"), work, 760e12) == pytest.approx(0.644, rel=0.4)
+
+
+@pytest.mark.parametrize(("seconds", "measured"), [(63, 0.028), (131, 0.044), (240, 0.073)])
+def test_a_captured_step_is_near_what_an_h100_took(config, seconds, measured):
+    work = step_work(config, frames=25 * seconds, conditions=512, recomputed=0.0)
+    assert song_seconds(config, torch.device("cuda"), work, 780e12, is_captured=True) == pytest.approx(
+        measured, rel=0.4
+    )
 
 
 def test_a_short_song_takes_as_long_as_starting_its_kernels(config):

@@ -23,6 +23,12 @@ BACKEND = "inductor"
 MOST_VARIANTS = 64  # of a compiled block: kinds of layers x ranks x lengths that are constant or not
 
 
+def recomputed_share(recompute: str) -> float:
+    """Return which part of the blocks a key of `RECOMPUTED` computes again, 0 to 1."""
+    every = RECOMPUTED[recompute]
+    return 1 / every if every else 0.0
+
+
 class BlockRunner:
     """Runs one block; takes the place of `Decoder.run_block`.
 

@@ -26,6 +26,8 @@ BASIS = (
 STREAM = 40
 """Bytes kept per token, block and unit of D beside MLP and adapter: queries, keys, values, modulation, and norms, which
 compute in float32 whatever the rest does."""
+STREAM_COMPILED = 16
+"""The same where the compiler makes the kernels: it computes again what costs nothing."""
 MLP = 3
 """Numbers kept per token, block and unit of I: gate, up, and their product's factor."""
 RECOMPUTED = 1.3
@@ -38,7 +40,8 @@ RESERVE = GIB
 """CUDA context, kernels and what the allocator keeps ready; measured 1.0 GiB beside what is allocated."""
 
 # Source: fitted to our own measurements of the 2B model in bf16 on an H200: 6.3, 14.6 and 31.1 GiB at 60, 240 and
-# 600 s with everything kept; 3.4, 4.1 and 5.4 GiB with every block recomputed.
+# 600 s with everything kept; 3.4, 4.1 and 5.4 GiB with every block recomputed. Compiled, on an H100 and with the
+# optimizer's state: 5.5, 7.6 and 10.8 GiB at 63, 131 and 240 s with everything kept.
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def estimate_memory(
     optimizer_type: OptimizerType,
     frames: int,
     batch_size: int,
-    gradient_checkpointing: bool,
+    recomputed: float,
+    is_compiled: bool,
     is_cuda: bool,
 ) -> MemoryEstimate:
     """Add up what a training step holds.
@@ -97,7 +101,8 @@ def estimate_memory(
         optimizer_type: decides how much is remembered per trained number.
         frames: latent frames of the longest song.
         batch_size: songs in a step; shorter ones are padded to the longest.
-        gradient_checkpointing: whether every block is computed again in the backward pass.
+        recomputed: share of the blocks that are computed again in the backward pass, 0 to 1.
+        is_compiled: whether the compiler makes the blocks' kernels, which keep less.
         is_cuda: a CUDA context needs room of its own.
     """
     tokens = math.ceil(frames / config.patch_size) * batch_size
@@ -107,7 +112,7 @@ def estimate_memory(
         gradients=trained.count * 4,
         optimizer=optimizer_bytes(optimizer_type, trained.shapes),
         activations=activation_bytes(
-            config, trained, tokens=tokens, itemsize=dtype.itemsize, gradient_checkpointing=gradient_checkpointing
+            config, trained, tokens=tokens, itemsize=dtype.itemsize, recomputed=recomputed, is_compiled=is_compiled
         ),
         reserve=RESERVE if is_cuda else 0,
     )
@@ -138,16 +143,18 @@ def _state_bytes(optimizer_type: OptimizerType, shape: tuple[int, ...]) -> int:
 
 
 def activation_bytes(
-    config: ModelConfig, trained: Trained, *, tokens: int, itemsize: int, gradient_checkpointing: bool
+    config: ModelConfig, trained: Trained, *, tokens: int, itemsize: int, recomputed: float, is_compiled: bool = False
 ) -> int:
     """Return what the backward pass needs of the forward pass, in bytes."""
     layers = config.num_hidden_layers
-    base = STREAM * config.hidden_size + itemsize * MLP * config.intermediate_size
-    adapters = sum(trained.inputs) * (itemsize + trained.keeps_mask) / layers  # of an average block
+    stream = STREAM_COMPILED if is_compiled else STREAM
+    base = stream * config.hidden_size + itemsize * MLP * config.intermediate_size
+    keeps_mask = trained.keeps_mask and not is_compiled
+    adapters = sum(trained.inputs) * (itemsize + keeps_mask) / layers  # of an average block
     block = tokens * (base + adapters) + DENSE * trained.dense / layers
-    if not gradient_checkpointing:
-        return round(layers * block)
-    return round(layers * tokens * config.hidden_size * itemsize + RECOMPUTED * block)
+    again = recomputed * layers
+    alive = RECOMPUTED * block if again else 0
+    return round((layers - again) * block + again * tokens * config.hidden_size * itemsize + alive)
 
 
 def device_memory(device: torch.device) -> int | None:

@@ -118,7 +118,7 @@ def _why_not_flash(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"it needs CUDA, this is {device.type}"
     if dtype == torch.float32:
         return "it computes in 16 bits, and the precision is fp32"
-    if torch.cuda.get_device_capability(device) < MIN_FLASH_CAPABILITY:
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < MIN_FLASH_CAPABILITY:
         return "it needs a card of the Ampere generation (RTX 30) or newer"
     if not torch.backends.cuda.is_flash_attention_available():
         return "this build of torch comes without it"

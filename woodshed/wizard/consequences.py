@@ -10,6 +10,7 @@ from woodshed.data.dataset import Sample
 from woodshed.data.encode import prepare
 from woodshed.errors import UserError
 from woodshed.models import memory
+from woodshed.models.blocks import recomputed_share
 from woodshed.models.decoder import build_decoder
 from woodshed.models.memory import MemoryEstimate, Trained, device_memory, estimate_memory
 from woodshed.settings.declare import Settings
@@ -57,7 +58,8 @@ def _training(found: Preflight) -> Consequences:
         optimizer_type=settings.optimizer_type,
         frames=len(longest.latents),
         batch_size=settings.batch_size,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        recomputed=recomputed_share(found.techniques.recompute),
+        is_compiled=found.techniques.compile,
         is_cuda=found.device.type == "cuda",
     )
     songs = settings.batch_size * settings.gradient_accumulation
@@ -152,7 +154,7 @@ def _fit(found: Preflight, estimate: MemoryEstimate) -> Sequence[str]:
     if there is None or estimate.total < 0.95 * there:
         return ()
     ways = []
-    if not found.settings.gradient_checkpointing:
+    if found.techniques.recompute != "all":
         ways.append("gradient checkpointing")
     if found.settings.batch_size > 1:
         ways.append("batch size 1")
@@ -167,11 +169,13 @@ def _time(found: Preflight, longest: Sample, mean_share: float) -> tuple[str, st
         config,
         frames=len(longest.latents) * mean_share,
         conditions=len(longest.conditions) * mean_share,
-        gradient_checkpointing=found.settings.gradient_checkpointing,
+        recomputed=recomputed_share(found.techniques.recompute),
     )
     speed = matrix_speed(str(found.device), found.dtype)
     done = found.resume.position.epoch - 1 if found.resume else 0
     songs = plan.songs * (found.settings.epochs - done)
-    seconds = songs * song_seconds(config, found.device, work, speed)
+    seconds = songs * song_seconds(
+        config, found.device, work, speed, is_captured=found.techniques.compile and found.techniques.cuda_graphs
+    )
     basis = f"from {speed / 1e12:.3g} TFLOP/s measured here; the first steps will tell better"
     return about(seconds), basis

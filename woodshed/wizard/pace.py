@@ -15,14 +15,17 @@ from woodshed.models.memory import count_decoder
 SHARES = {"cuda": 0.15, "xpu": 0.15, "mps": 0.3, "cpu": 0.5}
 """What part of its matrix speed a device reaches in training. Source for CUDA: our measurement on an H200, 0.12 with
 240 s of music and 0.19 with 600 s; the others are guesses."""
+SHARE_CAPTURED = 0.3
+"""The same with compiled blocks in a CUDA graph. Source: our measurement on an H100, 0.23 at 60 s and 0.40 at 240 s."""
 LAUNCHES = {"cuda": 0.012, "xpu": 0.012, "mps": 0.012, "cpu": 0.003}
 """Seconds that a block takes at least, however short the song: the time to start its kernels."""
 
 
-def step_work(config: ModelConfig, *, frames: float, conditions: float, gradient_checkpointing: bool) -> float:
+def step_work(config: ModelConfig, *, frames: float, conditions: float, recomputed: float) -> float:
     """Return the floating-point operations of one song's forward and backward pass.
 
-    The frozen weights get no gradients, so that a matrix product costs two in all, three with recomputation.
+    The frozen weights get no gradients, so that a matrix product costs two in all, three where it is recomputed:
+    in a share of the blocks from 0 to 1.
     """
     tokens = frames / config.patch_size
     width = config.num_attention_heads * config.head_dim
@@ -31,8 +34,7 @@ def step_work(config: ModelConfig, *, frames: float, conditions: float, gradient
     for kind in config.layer_types[: config.num_hidden_layers]:
         seen = tokens if kind == "full_attention" else min(tokens, 2 * config.sliding_window + 1)
         attention += 4 * tokens * (seen + conditions) * width
-    again = matrices + attention if gradient_checkpointing else 0.0
-    return 2 * matrices + 3.5 * attention + again
+    return (2 + recomputed) * matrices + (3.5 + recomputed) * attention
 
 
 @cache
@@ -53,8 +55,12 @@ def _finish(result: torch.Tensor) -> None:
     result[0, 0].item()
 
 
-def song_seconds(config: ModelConfig, device: torch.device, work: float, speed: float) -> float:
-    """Return how long one song's forward and backward pass may take."""
+def song_seconds(
+    config: ModelConfig, device: torch.device, work: float, speed: float, *, is_captured: bool = False
+) -> float:
+    """Return how long one song's forward and backward pass may take, `is_captured` in a CUDA graph."""
+    if is_captured:
+        return work / (speed * SHARE_CAPTURED)
     least = LAUNCHES.get(device.type, 0.012) * config.num_hidden_layers
     return max(work / (speed * SHARES.get(device.type, 0.15)), least)
 
