@@ -88,11 +88,10 @@ def load(folder: Path, model: str, seconds: int, changes: dict[str, object], fla
 def row(folder: Path, model: str, seconds: int, changes: dict[str, object], flags: list[str], repeats: int) -> dict:
     """Measure one configuration."""
     from woodshed.models.devices import repeatable
-    from woodshed.training.micro_step import prepare
 
     run = load(folder, model, seconds, changes, flags)
     began = time.monotonic()
-    songs = next(prepare(run, run.loader.epoch(1)))
+    songs = next(run.prepare(run.loader.epoch(1)))
     songs = replace(songs, parts=tuple(part.to(run.device) for part in songs.parts))  # the songs are there already
     one = torch.ones((), device=run.device)
 

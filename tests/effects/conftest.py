@@ -11,7 +11,6 @@ from woodshed.settings.resolve import Layer, resolve
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.events import Saved, StepDone
 from woodshed.training.loop import take_step, train
-from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check as preflight
 from woodshed.training.run import load_run
 
@@ -69,7 +68,7 @@ class Bench:
         run = self.load(**changes)
         group = list(run.loader.epoch(1))[: run.settings.gradient_accumulation]
         run.loader.close()
-        return run, take_step(run, [*prepare(run, group)])
+        return run, take_step(run, [*run.prepare(group)])
 
     def events(self, kind, **changes):
         return [event for event in train(self.settings(**changes)) if isinstance(event, kind)]

@@ -12,7 +12,6 @@ from woodshed.sampling import preview
 from woodshed.training import techniques
 from woodshed.training.events import EpochDone, SampleMade, StepDone
 from woodshed.training.loop import take_step
-from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check as preflight
 from woodshed.training.randomness import DrawRules, draw_for_songs
 from woodshed.training.techniques import choose_techniques
@@ -86,7 +85,7 @@ def test_cfg_ratio_is_the_share_of_songs_without_conditions(bench):
         run = bench.load(cfg_ratio=ratio)
         seen = []
         run.decoder.condition_embedder.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
-        take_step(run, [*prepare(run, run.loader.epoch(1))])
+        take_step(run, [*run.prepare(run.loader.epoch(1))])
         null = run.null_condition
         assert [torch.equal(states, null.expand_as(states)) for states in seen] == [ratio == 1.0] * 4
 
@@ -97,6 +96,7 @@ def test_device_is_where_the_model_computes(bench):
         preflight(bench.settings(device="cuda:99"))
     bench.patch.setattr(torch.cuda, "is_available", lambda: True)
     bench.patch.setattr(torch.cuda, "device_count", lambda: 2)
+    bench.patch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     assert preflight(bench.settings(device="cuda:1", precision="bf16")).device == torch.device("cuda:1")
     assert preflight(bench.settings(device="auto", precision="bf16")).device == torch.device("cuda:0")
 
@@ -106,7 +106,7 @@ def test_precision_is_the_format_of_the_compute_and_not_of_the_adapter(bench):
         run = bench.load(precision=word)
         seen = set()
         run.decoder.layers[0].mlp.register_forward_hook(lambda *call, seen=seen: seen.add(call[-1].dtype))
-        take_step(run, [*prepare(run, run.loader.epoch(1))])
+        take_step(run, [*run.prepare(run.loader.epoch(1))])
         assert seen == {dtype}
         assert {parameter.dtype for parameter in run.parameters} == {torch.float32}
         assert run.scaler.is_enabled() == (word == "fp16")
@@ -142,7 +142,7 @@ def test_gradient_checkpointing_computes_each_block_once_more(bench):
         run = bench.load(gradient_checkpointing=is_on)
         calls = []
         run.decoder.layers[1].mlp.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        take_step(run, [*prepare(run, run.loader.epoch(1))][:1])
+        take_step(run, [*run.prepare(run.loader.epoch(1))][:1])
         assert len(calls) == 1 + is_on  # the block is computed once more on the way back
 
 
@@ -187,7 +187,7 @@ def test_max_grad_norm_limits_the_gradient_that_the_optimizer_sees(bench):
         run.optimizer.register_step_pre_hook(
             lambda *_, run=run, norms=norms: norms.append(torch.stack([p.grad.norm() for p in run.parameters]).norm())
         )
-        result = take_step(run, [*prepare(run, run.loader.epoch(1))])
+        result = take_step(run, [*run.prepare(run.loader.epoch(1))])
         assert result.grad_norm > 1e-2
         assert norms[0].item() == pytest.approx(limit or result.grad_norm, rel=1e-2)
 
@@ -198,7 +198,7 @@ def test_recompute_decides_how_many_blocks_are_computed_again(bench, dial, again
     calls = []
     for layer in run.decoder.layers:
         layer.mlp.register_forward_hook(lambda *_: calls.append(1))
-    take_step(run, [*prepare(run, run.loader.epoch(1))][:1])
+    take_step(run, [*run.prepare(run.loader.epoch(1))][:1])
     assert len(calls) == len(run.decoder.layers) + again == 4 + again
 
 

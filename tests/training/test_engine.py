@@ -9,7 +9,6 @@ from woodshed.models import blocks
 from woodshed.models.sights import by_blocks
 from woodshed.training import engine as engine_module
 from woodshed.training import techniques
-from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 
@@ -38,7 +37,7 @@ def step(settings, songs=slice(0, 2)):
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        batches = [*prepare(run, run.loader.epoch(1))][songs]
+        batches = [*run.prepare(run.loader.epoch(1))][songs]
         losses = torch.cat([run.engine.micro_step(batch, torch.tensor(1.0)) for batch in batches])
     return losses, [parameter.grad for parameter in run.parameters], run
 
@@ -80,7 +79,7 @@ def test_dropout_depends_on_epoch_and_songs_and_on_nothing_else(settings_for):
     (first, *_), (second, *_) = step(settings), step(settings)
     assert torch.equal(first, second)
     run = load_run(check(settings))
-    seeds = {songs.seed for epoch in (1, 2) for songs in prepare(run, run.loader.epoch(epoch), epoch)}
+    seeds = {songs.seed for epoch in (1, 2) for songs in run.prepare(run.loader.epoch(epoch), epoch)}
     assert len(seeds) == 10
 
 
@@ -94,7 +93,7 @@ def test_songs_of_different_lengths_are_split_and_their_losses_come_back_in_orde
 
 def test_gradients_count_what_the_weight_says(settings_for):
     run = load_run(check(settings_for(dropout=0.0)))
-    songs = next(prepare(run, run.loader.epoch(1)))
+    songs = next(run.prepare(run.loader.epoch(1)))
     for weight in (0.25, 0.75):
         run.engine.micro_step(songs, torch.tensor(weight))
     halves = [parameter.grad.clone() for parameter in run.parameters]
@@ -112,7 +111,7 @@ def test_the_decoder_is_only_changed_while_a_step_is_computed(settings_for):
 
 def test_a_rehearsal_leaves_no_gradient_behind(settings_for):
     run = load_run(check(settings_for(compile="yes")))
-    songs = next(prepare(run, run.loader.epoch(1)))
+    songs = next(run.prepare(run.loader.epoch(1)))
     assert run.engine.rehearse(songs) == []
     assert all(parameter.grad is None for parameter in run.parameters)
 
@@ -123,7 +122,7 @@ def test_a_compiler_that_fails_is_left_out_with_its_reason(settings_for, monkeyp
 
     monkeypatch.setattr(blocks, "_compiled", lambda _run: fail)
     run = load_run(check(settings_for(compile="yes", dropout=0.3)))
-    songs = next(prepare(run, run.loader.epoch(1)))
+    songs = next(run.prepare(run.loader.epoch(1)))
     (line,) = run.engine.rehearse(songs)
     assert line == "compile does not work on this machine, so it is left out: no kernel for you"
     assert run.engine.micro_step(songs, torch.tensor(1.0)).isfinite().all()
@@ -138,7 +137,7 @@ def test_a_failure_of_the_plain_step_and_a_full_memory_are_not_hidden(settings_f
         return fail
 
     songs_of = load_run(check(settings_for("a", compile="yes")))
-    songs = next(prepare(songs_of, songs_of.loader.epoch(1)))
+    songs = next(songs_of.prepare(songs_of.loader.epoch(1)))
     for name, error in {"b": torch.OutOfMemoryError("full"), "c": RuntimeError("broken")}.items():
         run = load_run(check(settings_for(name, compile="yes")))
         monkeypatch.setattr(engine_module, "forward_backward", fail_with(error))

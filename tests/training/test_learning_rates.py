@@ -7,7 +7,6 @@ import pytest
 
 from woodshed.training import loop
 from woodshed.training.events import StepDone
-from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 
@@ -85,7 +84,7 @@ def test_prodigys_told_rate_is_the_estimate_that_its_step_used(settings_for):
     run.optimizer.register_step_post_hook(grow)
     told = []
     for batch in run.loader.epoch(1):
-        told.append(loop.take_step(run, [*prepare(run, [batch])]).learning_rate)
+        told.append(loop.take_step(run, [*run.prepare([batch])]).learning_rate)
         run.position.step += 1
     expected = [1e-3 * (1 - step / 6) * 1e-6 * 3**step for step in range(5)]
     assert told == pytest.approx(expected)

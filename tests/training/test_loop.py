@@ -12,7 +12,6 @@ from woodshed.errors import UserError
 from woodshed.training import loop, micro_step
 from woodshed.training.events import EpochDone, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.loop import NonFiniteLossError, take_step, train
-from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 
@@ -38,7 +37,7 @@ def gradients_of(settings):
     )
     step = settings.gradient_accumulation
     group = [batch for _, batch in zip(range(step), run.loader.epoch(1, start_batch=0), strict=False)]
-    result = take_step(run, [*prepare(run, group)])
+    result = take_step(run, [*run.prepare(group)])
     run.loader.close()
     return result, caught
 
@@ -235,7 +234,7 @@ def test_forced_precision_is_honoured_in_the_compute_and_the_adapter_stays_float
     run = load_run(check(settings_for(precision=precision)))
     seen = set()
     run.decoder.layers[0].mlp.register_forward_hook(lambda module, given, out: seen.add(out.dtype))  # noqa: ARG005
-    take_step(run, [*prepare(run, run.loader.epoch(1))][:1])
+    take_step(run, [*run.prepare(run.loader.epoch(1))][:1])
     run.loader.close()
     assert seen == {torch.bfloat16 if precision == "bf16" else torch.float16}
     assert {parameter.dtype for parameter in run.parameters} == {torch.float32}
@@ -318,7 +317,7 @@ def test_a_float16_overflow_leaves_the_adapter_as_it_was_and_halves_the_scale(se
     before = {name: value.clone() for name, value in run.adapter.trainable_parameters().items()}
     scale = run.scaler.get_scale()
     poison(monkeypatch, step=1)
-    assert take_step(run, [*prepare(run, batches[:1])]).was_skipped
+    assert take_step(run, [*run.prepare(batches[:1])]).was_skipped
     assert run.scaler.get_scale() == scale / 2
     assert all(torch.equal(before[name], value) for name, value in run.adapter.trainable_parameters().items())
 

@@ -11,7 +11,6 @@ from woodshed.training.bypass import listening
 from woodshed.training.checkpoint import read_resume_point
 from woodshed.training.events import EpochDone, Notice, Saved, StepDone, Validated
 from woodshed.training.loop import take_step, train
-from woodshed.training.micro_step import prepare
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 from woodshed.training.validation import Memory, Validation, mean_difference, remember
@@ -27,7 +26,7 @@ def trained(settings, steps=3):
     """A run after a few steps, so that its adapter does something."""
     run = load_run(check(settings))
     for batch in list(run.loader.epoch(1))[:steps]:
-        take_step(run, [*prepare(run, [batch])])
+        take_step(run, [*run.prepare([batch])])
     run.position.epoch = 2
     run.loader.close()
     return run

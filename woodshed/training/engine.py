@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,11 +19,8 @@ from woodshed.models.blocks import BlockRunner
 from woodshed.models.devices import repeatable
 from woodshed.models.sights import by_blocks, by_compiler, by_spans
 from woodshed.training.lengths import by_length
-from woodshed.training.micro_step import Inputs, Songs, forward_backward
+from woodshed.training.micro_step import Inputs, Model, Songs, forward_backward
 from woodshed.training.techniques import Techniques
-
-if TYPE_CHECKING:
-    from woodshed.training.run import Run
 
 SIGHTS = {"compiled": by_compiler, "flash": by_spans, "blocks": by_blocks}
 MOST_GRAPHS = 48  # some 15 MiB each
@@ -33,24 +29,24 @@ Key = tuple[int, int, int]
 
 
 class Engine:
-    """Runs the micro-steps of a run.
+    """Computes the micro-steps of a run.
 
     Args:
-        run: whose decoder and adapter compute.
+        model: with an adapter, whose dropout is replaced where a technique needs it.
         techniques: which of them are used.
     """
 
-    def __init__(self, run: "Run", techniques: Techniques) -> None:
-        self._run = run
+    def __init__(self, model: Model, techniques: Techniques) -> None:
+        self._model = model
         needs_hash = techniques.compile or techniques.cuda_graphs
-        self._seed = hash_dropout(run.decoder, run.device) if needs_hash else None
+        self._seed = hash_dropout(model.decoder, model.device) if needs_hash else None
         self._is_rehearsed = not needs_hash
         self._use(techniques)
 
     def _use(self, techniques: Techniques) -> None:
         self._techniques = techniques
         self._blocks = BlockRunner(techniques.recompute, is_compiled=techniques.compile)
-        self._graphs = _Graphs(self._run) if techniques.cuda_graphs else None
+        self._graphs = _Graphs(self._model) if techniques.cuda_graphs else None
 
     @property
     def keeps_gradients(self) -> bool:
@@ -61,8 +57,8 @@ class Engine:
         """Return the parts of a batch that are computed one after the other, in memory that copies without waiting."""
         if self._graphs is None and not self._techniques.compile:
             return [inputs]
-        parts = by_length(inputs, self._run.decoder.patch_size)
-        return [part.map(Tensor.pin_memory) for part in parts] if self._run.device.type == "cuda" else parts
+        parts = by_length(inputs, self._model.decoder.patch_size)
+        return [part.map(Tensor.pin_memory) for part in parts] if self._model.device.type == "cuda" else parts
 
     def micro_step(self, songs: Songs, weight: Tensor) -> Tensor:
         """Add the gradients of a batch's songs to those of the step; return their (B,) losses.
@@ -75,9 +71,9 @@ class Engine:
             torch.manual_seed(songs.seed)
         else:
             self._seed.fill_(songs.seed % 2**32 - 2**31)
-        compute = partial(forward_backward, self._run) if self._graphs is None else self._graphs
+        compute = partial(forward_backward, self._model) if self._graphs is None else self._graphs
         with self._in_charge():
-            losses = torch.cat([compute(part.to(self._run.device), weight) for part in songs.parts])
+            losses = torch.cat([compute(part.to(self._model.device), weight) for part in songs.parts])
         places = torch.tensor([row for part in songs.parts for row in part.rows])
         return losses if len(songs.parts) == 1 else losses[places.argsort().to(losses.device)]
 
@@ -90,24 +86,25 @@ class Engine:
         said: list[str] = []
         while not self._is_rehearsed:
             try:
-                self.micro_step(songs, torch.zeros((), device=self._run.device))
+                self.micro_step(songs, torch.zeros((), device=self._model.device))
                 self._is_rehearsed = True
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # the compiler's and CUDA's own errors are all of this kind
-                lesser, failed = self._techniques.lesser(self._run.device, self._run.preflight.dtype)
+                lesser, failed = self._techniques.lesser(self._model.device, self._model.dtype)
                 if lesser is None:
                     raise
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 said.append(f"{failed} does not work on this machine, so it is left out: {reason[:200]}")
                 self._use(lesser)
-            self._run.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
+            for parameter in self._model.parameters:
+                parameter.grad = torch.zeros_like(parameter) if self.keeps_gradients else None
         return said
 
     @contextmanager
     def _in_charge(self) -> Iterator[None]:
         """Let the decoder compute with the techniques; for all else it stays as it is."""
-        decoder = self._run.decoder
+        decoder = self._model.decoder
         before = decoder.run_block, decoder.sight_of
         decoder.run_block, decoder.sight_of = self._blocks, SIGHTS[self._techniques.attention]
         try:
@@ -138,10 +135,10 @@ class _Graph:
 class _Graphs:
     """Captured micro-steps by the shape of their inputs, in one shared pool; the least used ones are given up."""
 
-    def __init__(self, run: "Run") -> None:
-        self._run = run
+    def __init__(self, model: Model) -> None:
+        self._model = model
         self._graphs: OrderedDict[Key, _Graph] = OrderedDict()
-        self._stream = torch.cuda.Stream(run.device)
+        self._stream = torch.cuda.Stream(model.device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, inputs: Inputs, weight: Tensor) -> Tensor:
@@ -157,15 +154,15 @@ class _Graphs:
 
     def _capture(self, inputs: Inputs) -> _Graph:
         """Run a micro-step that counts nothing, so that kernels are made and chosen, then capture it."""
-        for parameter in self._run.parameters:
+        for parameter in self._model.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        places, weight = inputs.map(Tensor.clone), torch.zeros((), device=self._run.device)
+        places, weight = inputs.map(Tensor.clone), torch.zeros((), device=self._model.device)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            forward_backward(self._run, places, weight)
+            forward_backward(self._model, places, weight)
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            losses = forward_backward(self._run, places, weight)
+            losses = forward_backward(self._model, places, weight)
         return _Graph(graph, places, weight, losses)

@@ -23,7 +23,7 @@ from woodshed.storage import write_text
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
-from woodshed.training.micro_step import Songs, prepare
+from woodshed.training.micro_step import Songs
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.preflight import Preflight, check
 from woodshed.training.resume_point import Position
@@ -203,7 +203,7 @@ def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
     settings, position = run.settings, run.position
     started_at = step_started_at = time.monotonic()
     batches = run.loader.epoch(position.epoch, start_batch=position.steps_in_epoch * settings.gradient_accumulation)
-    songs = read_ahead(prepare(run, batches))
+    songs = read_ahead(run.prepare(batches))
     while group := list(islice(songs, settings.gradient_accumulation)):
         step = position.step + 1
         yield from map(Notice, run.engine.rehearse(group[0]))

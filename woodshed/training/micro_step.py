@@ -3,19 +3,18 @@
 Shapes: B songs, T latent frames, C latent channels, L condition tokens, E condition width.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from woodshed.data.dataset import Batch
+from woodshed.models.decoder import Decoder
 from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
-from woodshed.training.randomness import derive_seed, draw_for_songs
-
-if TYPE_CHECKING:
-    from woodshed.training.run import Run
+from woodshed.training.randomness import Draws
 
 
 @dataclass(frozen=True)
@@ -57,44 +56,50 @@ class Songs:
     parts: tuple[Inputs, ...]  # computed one after the other, on the CPU
 
 
-def prepare(run: "Run", batches: Iterable[Batch], epoch: int | None = None) -> Generator[Songs, None, None]:
-    """Make the draws of batches, and split them as the run's engine wants.
+@dataclass(frozen=True)
+class Model:
+    """What a micro-step computes with."""
 
-    Args:
-        run: asked for its seed, its distributions and its engine; not changed.
-        batches: of one epoch.
-        epoch: counts from 1; the run's own unless given.
-    """
-    seed, epoch = run.settings.seed, epoch or run.position.epoch
-    for batch in batches:
-        draws = draw_for_songs(run.draw_rules, seed, epoch, batch)
-        inputs = Inputs(
-            rows=tuple(range(len(batch.names))),
-            latents=batch.latents.float(),
-            context=batch.context.float(),
-            conditions=batch.conditions.float(),
-            frame_lengths=batch.frame_lengths,
-            condition_lengths=batch.condition_lengths,
-            noise=draws.noise,
-            t=draws.t,
-            dropped=draws.dropped,
-        )
-        dropout_seed = derive_seed(seed, epoch, "adapter dropout", *batch.names)
-        yield Songs(batch.names, batch.frames, dropout_seed, tuple(run.engine.split(inputs)))
+    decoder: Decoder
+    null_condition: Tensor  # (1, 1, E)
+    parameters: list[Parameter]  # that get gradients
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the decoder computes in the run's precision."""
+        # Without its cache of casts, which would outlive a captured graph; no weight is cast twice in a step anyway.
+        is_narrow = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=is_narrow, cache_enabled=False)
 
 
-def forward_backward(run: "Run", inputs: Inputs, weight: Tensor) -> Tensor:
+def inputs_of(batch: Batch, draws: Draws) -> Inputs:
+    """Put a batch and its draws together."""
+    return Inputs(
+        rows=tuple(range(len(batch.names))),
+        latents=batch.latents.float(),
+        context=batch.context.float(),
+        conditions=batch.conditions.float(),
+        frame_lengths=batch.frame_lengths,
+        condition_lengths=batch.condition_lengths,
+        noise=draws.noise,
+        t=draws.t,
+        dropped=draws.dropped,
+    )
+
+
+def forward_backward(model: Model, inputs: Inputs, weight: Tensor) -> Tensor:
     """Add the gradients of the songs' flow-matching loss; return the (B,) losses.
 
     Args:
-        run: whose decoder computes and whose adapter gets the gradients.
-        inputs: on the run's device.
+        model: its parameters get the gradients.
+        inputs: on the model's device.
         weight: () what a song's loss counts in the gradient.
     """
-    conditions = drop_conditions(inputs.conditions, run.null_condition, inputs.dropped)
+    conditions = drop_conditions(inputs.conditions, model.null_condition, inputs.dropped)
     noisy_latents = mix_with_noise(inputs.latents, inputs.noise, inputs.t)
-    with run.autocast():
-        velocity = run.decoder(
+    with model.autocast():
+        velocity = model.decoder(
             noisy_latents,
             timestep=inputs.t,
             timestep_r=inputs.t,  # r = t: the model was trained without mean flow

@@ -117,9 +117,8 @@ def check(settings: TrainSettings) -> Preflight:
             if settings.init_from is not None and resume is None and checkpoint is not None:
                 start_notices = check_start(read_adapter(settings.init_from), targets, settings)
     if device is not None and dtype is not None and songs is not None:
-        passes = math.ceil(len(songs.training) / settings.batch_size) * settings.epochs
         with collecting(problems):
-            techniques, chosen = choose_techniques(settings, device, dtype, passes)
+            techniques, chosen = choose_techniques(settings, device, dtype, _passes(settings, songs))
     if problems:
         raise UserError(*problems)
     assert device is not None
@@ -132,16 +131,9 @@ def check(settings: TrainSettings) -> Preflight:
     plan = Plan.of(len(dataset), settings, resume.position if resume else None)
     is_resident = _stays_in_memory(settings, dataset)
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
-    notices = (
-        *dataset.notices,
-        *songs.notices,
-        *(preview.notices if preview else ()),
-        *rules.remarks(settings),
-        *(_lokr_notices(lokr) if lokr else ()),
-        *start_notices,
-        *(chosen if device.type == "cuda" else ()),
-        *_plan_notices(settings, plan, resume),
-    )
+    notices = (*dataset.notices, *songs.notices, *(preview.notices if preview else ()), *rules.remarks(settings))
+    notices += (*(_lokr_notices(lokr) if lokr else ()), *start_notices, *(chosen if device.type == "cuda" else ()))
+    notices += tuple(_plan_notices(settings, plan, resume))
     return Preflight(
         settings=settings,
         checkpoint=checkpoint,
@@ -160,6 +152,11 @@ def check(settings: TrainSettings) -> Preflight:
         resume=resume,
         notices=notices,
     )
+
+
+def _passes(settings: TrainSettings, songs: Split) -> int:
+    """Return how many batches the run computes."""
+    return math.ceil(len(songs.training) / settings.batch_size) * settings.epochs
 
 
 def _open_songs(settings: TrainSettings, checkpoint: Checkpoint, digest: str, resume: ResumePoint | None) -> Split:

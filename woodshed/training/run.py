@@ -1,7 +1,7 @@
 """A run in memory: the frozen decoder, the adapter on it, the optimizer, and where the run stands."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from woodshed.adapters.families import attach_adapter
 from woodshed.adapters.saved import read_adapter
 from woodshed.adapters.start import start_from
 from woodshed.data.batches import BatchLoader
+from woodshed.data.dataset import Batch
 from woodshed.models.decoder import Decoder
 from woodshed.models.load import load_decoder, load_null_condition
 from woodshed.sampling.recipes import playback_of
@@ -23,9 +24,10 @@ from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
 from woodshed.training.engine import Engine
+from woodshed.training.micro_step import Model, Songs, inputs_of
 from woodshed.training.optimizers import build_optimizer
 from woodshed.training.preflight import Plan, Preflight
-from woodshed.training.randomness import DrawRules, derive_seed
+from woodshed.training.randomness import DrawRules, derive_seed, draw_for_songs
 from woodshed.training.resume_point import Position
 
 
@@ -51,7 +53,12 @@ class Run:
     @cached_property
     def engine(self) -> Engine:
         """What computes the micro-steps."""
-        return Engine(self, self.preflight.techniques)
+        return Engine(self.model, self.preflight.techniques)
+
+    @cached_property
+    def model(self) -> Model:
+        """What a micro-step computes with."""
+        return Model(self.decoder, self.null_condition, self.parameters, self.device, self.preflight.dtype)
 
     @property
     def plan(self) -> Plan:
@@ -75,9 +82,20 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the decoder computes in the run's precision."""
-        dtype = self.preflight.dtype
-        # Without its cache of casts, which would outlive a captured graph; no weight is cast twice in a step anyway.
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
+        return self.model.autocast()
+
+    def prepare(self, batches: Iterable[Batch], epoch: int | None = None) -> Generator[Songs, None, None]:
+        """Make the draws of an epoch's batches, and split them as the engine wants.
+
+        Args:
+            batches: on the CPU.
+            epoch: counts from 1; the one in progress unless given.
+        """
+        seed, epoch = self.settings.seed, epoch or self.position.epoch
+        for batch in batches:
+            inputs = inputs_of(batch, draw_for_songs(self.draw_rules, seed, epoch, batch))
+            dropout_seed = derive_seed(seed, epoch, "adapter dropout", *batch.names)
+            yield Songs(batch.names, batch.frames, dropout_seed, tuple(self.engine.split(inputs)))
 
     def save_checkpoint(self, *, is_epoch_complete: bool) -> Path:
         """Write a checkpoint of this moment and drop those beyond `keep_last`; return its folder."""
