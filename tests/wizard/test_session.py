@@ -6,18 +6,11 @@ import weakref
 import pytest
 
 from woodshed.errors import UserError
-from woodshed.settings.files import read_user_settings, save_user_settings
+from woodshed.settings.files import read_user_settings
 from woodshed.wizard import session as session_module
 from woodshed.wizard.session import ENTRIES, free_memory
 
 ALL = ("train", "preprocess", "estimate", "generate")
-
-
-@pytest.fixture
-def known(home):
-    """A user whose first run is over."""
-    save_user_settings({"checkpoint_dir": str(home / "checkpoints")})
-    return home
 
 
 def menus(face):

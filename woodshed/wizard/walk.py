@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from woodshed.errors import CheckpointError, SettingsError
-from woodshed.settings.declare import declaration_of, declarations
+from woodshed.settings.declare import Settings, declaration_of, declarations
+from woodshed.settings.resolve import Resolved
+from woodshed.settings.rules import FOLLOWED
 from woodshed.wizard import checks, models, remember
 from woodshed.wizard.dialog import BackError, Dialog, RefusedError, match_choice
 from woodshed.wizard.draft import ANSWER, Draft
@@ -202,11 +204,7 @@ class Walk:
         text = shown(getattr(now.settings, name))
         self.dialog.face.note_answer(ask.title, text, is_kept=value is None)
         if value is not None:
-            for other in draft.kind.model_fields:
-                if other != name and getattr(now.settings, other) != getattr(before.settings, other):
-                    title = declarations(draft.kind)[other].title
-                    moved = shown(getattr(now.settings, other))
-                    self.dialog.note(f"{title} is now {moved} (goes with {now.origins[other]}).")
+            self.dialog.note(*moved(before, now, name))
             self.dialog.note(*(said for said in draft.remarks() if said not in earlier_remarks))
         checks.after(name, draft, self.dialog)
 
@@ -229,3 +227,19 @@ def _chosen(ask: Ask, typed: str) -> str:
         return match_choice(ask.choices, typed)
     except RefusedError:
         return typed
+
+
+def moved(before: Resolved[Settings], now: Resolved[Settings], name: str) -> list[str]:
+    """Return a sentence for each setting that an answer moved beside its own."""
+    said = []
+    for other, item in declarations(type(now.settings)).items():
+        value = getattr(now.settings, other)
+        if other != name and value != getattr(before.settings, other):
+            origin = now.origins[other]
+            is_home = origin not in FOLLOWED
+            said.append(
+                f"{item.title} is {shown(value)} again ({origin})."
+                if is_home
+                else f"{item.title} is now {shown(value)} (goes with {origin})."
+            )
+    return said
