@@ -25,6 +25,7 @@ from woodshed.commands import (
 from woodshed.commands.command import INTERRUPTED, Command
 from woodshed.console import Terminal
 from woodshed.errors import UserError
+from woodshed.keyboard import unseen_keys
 
 if TYPE_CHECKING:
     from woodshed.settings.flags import Parser
@@ -74,7 +75,8 @@ def _dispatch(words: list[str], terminal: Terminal) -> int:
     known, unknown = parser.parse_known_args(words[1:])
     if unknown:
         refuse_unknown(parser, unknown)
-    return command.run(known, terminal)
+    with unseen_keys(terminal):
+        return command.run(known, terminal)
 
 
 def _open_wizard(terminal: Terminal) -> int:

@@ -8,6 +8,7 @@ import textwrap
 from functools import partial
 
 from rich.console import Console
+from rich.text import Text
 
 
 class Terminal:
@@ -36,6 +37,10 @@ class Terminal:
     def say(self, text: str = "") -> None:
         """Print one line of result, exactly as given."""
         self.out.print(text, markup=False, soft_wrap=True)
+
+    def styled(self, text: Text) -> None:
+        """Print one line in which parts are marked, coloured where the terminal allows it."""
+        self.out.print(text, soft_wrap=True)
 
     def title(self, text: str) -> None:
         """Print one line above what belongs to it."""

@@ -32,6 +32,7 @@ class ScriptedFace:
         self.answers = list(answers)
         self.asked: list[Ask] = []
         self.said: list[str] = []
+        self.forgotten = 0  # how many questions were asked when typed keys were dropped
 
     def ask(self, ask: Ask) -> str:
         self.asked.append(ask)
@@ -44,6 +45,9 @@ class ScriptedFace:
 
     def show(self, lines) -> None:
         self.said += ["".join(text for _, text in pieces) for pieces in lines]
+
+    def forget_keys(self) -> None:
+        self.forgotten = len(self.asked)
 
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         self.said.append(f"  {title}: {value}{' (kept)' if is_kept else ''}")

@@ -74,3 +74,13 @@ def test_the_question_leaves_one_quiet_line(capsys):
     face = KeysFace(Terminal())
     face.note_answer("Rank", "16", is_kept=False)
     assert capsys.readouterr().out == "  Rank                      16\n"
+
+
+def test_keys_that_came_with_the_last_enter_can_be_forgotten():
+    with create_pipe_input() as source:
+        face = KeysFace(Terminal(), source=source, sink=DummyOutput())
+        source.send_text("8" + ENTER + "16" + ENTER)
+        assert face.ask(Ask("Rank")) == "8"
+        face.forget_keys()
+        source.send_text("24" + ENTER)
+        assert face.ask(Ask("Alpha")) == "24"

@@ -245,3 +245,12 @@ def test_an_adapter_is_looked_into_by_its_path(session_with, ran):
     assert session.run() == 0
     (words,) = ran
     assert words[:2] == ["inspect", "my adapters/final"]
+
+
+@pytest.mark.usefixtures("known")
+def test_keys_pressed_during_a_job_are_dropped_before_the_next_question(session_with, ran):
+    session, face = session_with([], ("train",))
+    face.answers = [lambda ask: "leave" if ran and ask.title == "What next?" else ""] * 60
+    session.run()
+    assert face.titles[face.forgotten - 1] == "Ready?"
+    assert face.titles[face.forgotten] == "What next?"

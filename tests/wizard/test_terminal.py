@@ -59,9 +59,12 @@ def test_ctrl_c_during_training_saves_and_the_menu_resumes(open_wizard, known):
     screen.answer("Max epochs", "100000")
     screen.answer("Ready?", "start")
     screen.wait_for("epoch 3")
+    screen.press(ENTER + "xyzzy" + ENTER + "q" + ENTER)  # while nobody is asked
+    screen.wait_for("epoch 9")
     screen.press(CTRL_C)
     screen.wait_for_question("What next?")
     assert "The state is saved. Start the training again" in screen.all_text
+    assert b"xyzzy" not in screen.raw
     assert list_checkpoints(known / "output" / "base-lora-1")
     screen.answer("What next?", "lora")
     screen.answer("How much do you want to decide?")

@@ -59,6 +59,9 @@ class Face(Protocol):
     def show(self, lines: Sequence[Line]) -> None:
         """Print lines that stay."""
 
+    def forget_keys(self) -> None:
+        """Drop what was typed while nobody was asked, so that it does not answer the next question."""
+
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         """Leave a trace of an answer, where the question itself does not stay on the screen."""
 

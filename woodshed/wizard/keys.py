@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 
 from prompt_toolkit.application import Application
+from prompt_toolkit.application.current import get_app_session
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import PathCompleter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input
+from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, VSplit, Window
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style as Sheet
 
 from woodshed.console import Terminal
+from woodshed.keyboard import forget_keys
 from woodshed.wizard.dialog import matching
 from woodshed.wizard.face import Ask, Choice, EndOfInputError, Glyphs, Line, pick_glyphs
 from woodshed.wizard.layout import INDENT, question
@@ -50,6 +53,11 @@ class KeysFace:
     def show(self, lines: Sequence[Line]) -> None:
         """Print lines."""
         show_lines(self._terminal, lines)
+
+    def forget_keys(self) -> None:
+        """Drop what was typed: what the terminal holds, and what was read behind the Enter of the last answer."""
+        clear_typeahead(self._source or get_app_session().input)
+        forget_keys()
 
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         """Print one quiet line that says what was answered."""

@@ -195,6 +195,7 @@ class Session:
             return INTERRUPTED
         finally:
             self._dialog.close_page()
+            self._dialog.face.forget_keys()
             free_memory()
 
     def _after(self, job: Job, draft: Draft, values: Mapping[str, Any]) -> None:
