@@ -20,6 +20,8 @@ def test_enter_alone_leads_from_nothing_to_a_finished_adapter(open_wizard, home)
     screen.wait_for_question("Where do the checkpoints live?")
     screen.enter_until("Ready?")
     screen.answer("Ready?")
+    screen.wait_for("epoch ")
+    screen.press(ENTER * 3)  # while nobody is asked: it must not answer what comes
     screen.answer("The adapter is ready. Listen to it?", "menu")
     assert (home / "output" / "base-lora-1" / "final" / "adapter_model.safetensors").is_file()
     screen.answer("What next?", "q")
