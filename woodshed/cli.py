@@ -61,7 +61,7 @@ def _dispatch(words: list[str], terminal: Terminal) -> int:
         return 0
     from woodshed.errors import UsageError
     from woodshed.settings.declare import did_you_mean
-    from woodshed.settings.flags import refuse_unknown
+    from woodshed.settings.flags import parse
 
     command = COMMANDS.get(words[0])
     if command is None:
@@ -72,9 +72,7 @@ def _dispatch(words: list[str], terminal: Terminal) -> int:
     if {"-h", "--help", "--help-all"} & set(words):
         terminal.data(parser.format_help())
         return 0
-    known, unknown = parser.parse_known_args(words[1:])
-    if unknown:
-        refuse_unknown(parser, unknown)
+    known = parse(parser, words[1:])
     with unseen_keys(terminal):
         return command.run(known, terminal)
 

@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from woodshed.errors import UserError
-from woodshed.settings.files import read_user_settings
+from woodshed.settings.files import read_user_settings, save_preset
 from woodshed.wizard import session as session_module
 from woodshed.wizard.session import ENTRIES, free_memory
 
@@ -207,6 +207,19 @@ def test_a_preset_from_the_presets_page_is_trained_with(session_with, ran):
     (words,) = ran
     assert words[1:3] == ["--preset", "lokr_strong"]
     assert words[words.index("--adapter-type") + 1] == "lokr"
+
+
+@pytest.mark.parametrize("family", ["dora", "loha", "oft", "lokr", "lora"])
+@pytest.mark.usefixtures("known")
+def test_a_preset_of_any_family_can_be_trained_with(session_with, ran, family):
+    save_preset("mine", {"adapter_type": family, "epochs": 7})
+    session, face = session_with([], ("train",))
+    answers = {"Presets": "mine", "mine": "train"}
+    face.answers = [lambda ask: {"What next?": "leave" if ran else "presets", **answers}.get(ask.title, "")] * 80
+    assert session.run() == 0
+    (words,) = ran
+    assert words[:3] == ["train", "--preset", "mine"]
+    assert words[words.index("--adapter-type") + 1] == family
 
 
 def test_memory_of_a_job_is_given_back_even_what_refers_to_itself():

@@ -194,9 +194,29 @@ def test_a_preset_of_the_other_adapter_is_not_offered(walk_with):
         with pytest.raises(ToMenuError):
             walk.run()
         offered[adapter] = {choice.word for choice in walk.dialog.face.asked[1].choices}
-    assert offered["lora"] - offered["lokr"] >= {"mine", "quick_test"}
+    assert offered["lora"] - offered["lokr"] == {"mine"}
     assert offered["lokr"] - offered["lora"] == {"lokr_strong"}
-    assert {"both", "recommended"} <= offered["lora"] & offered["lokr"]
+    assert {"both", "recommended", "vram_8gb"} <= offered["lora"] & offered["lokr"]
+
+
+def test_what_of_a_preset_does_nothing_for_this_adapter_is_said(walk_with):
+    walk = walk_with([answer_all({}, **{PRESET: "vram_8gb"})] * 60, adapter="lokr")
+    walk.run()
+    assert "Rank of this preset has no effect here: the adapter is a LoKr." in walk.dialog.face.text
+    assert walk.draft.resolve().settings.optimizer_type == "adamw8bit"
+
+
+def test_a_preset_stays_chosen_when_the_kind_of_adapter_changes_after_it(walk_with):
+    save_preset("mine", {"rank": 8, "epochs": 3})
+    script = {"Adapter type": "lokr", PRESET: "mine", MODE: "advanced"}
+    walk = walk_with([answer_all({}, **script)] * 6 + [ToMenuError()])
+    with pytest.raises(ToMenuError):
+        walk.run()
+    walk.draft.try_answer("adapter_type", "lokr")
+    again = walk_with([answer_all({}, **{MODE: "advanced"})] * 80, draft=walk.draft)
+    again.run()
+    assert again.draft.preset == "mine"
+    assert again.draft.resolve().settings.epochs == 3
 
 
 def test_a_preset_is_loaded_changed_saved_and_loaded_again(walk_with):

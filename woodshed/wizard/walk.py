@@ -6,20 +6,22 @@ from typing import Any
 
 from woodshed.errors import CheckpointError, SettingsError
 from woodshed.settings.declare import Settings, declaration_of, declarations
+from woodshed.settings.files import preset_values
 from woodshed.settings.resolve import Resolved
-from woodshed.settings.rules import FOLLOWED
+from woodshed.settings.rules import FAMILY_SETTINGS, FOLLOWED
 from woodshed.wizard import checks, models, remember
 from woodshed.wizard.dialog import BackError, Dialog, RefusedError, match_choice
 from woodshed.wizard.draft import ANSWER, Draft
 from woodshed.wizard.face import Ask, Choice
 from woodshed.wizard.jobs import Job
-from woodshed.wizard.layout import paragraph
+from woodshed.wizard.layout import paragraph, readable
 from woodshed.wizard.preset_pages import offered_presets
 from woodshed.wizard.questions import read_answer, refuse_empty, setting_question, shown
 
 START, REVIEW = "Start", "Review"
 MODE, PRESET, BASE, LAST = "@mode", "@preset", "@base", "@review"
 CONTINUE, AFRESH = "continue", "afresh"
+FAMILY_ONLY = frozenset(name for names in FAMILY_SETTINGS.values() for name in names)
 NO_PRESET = "no preset"  # with a space, so that no preset is called like it
 
 
@@ -149,7 +151,7 @@ class Walk:
 
     def _ask_preset(self) -> None:
         none = Choice(NO_PRESET, "none", "the defaults")
-        offered = offered_presets(self.draft.answers.get("adapter_type"))
+        offered = offered_presets(str(dict(self.draft.look().settings)["adapter_type"]), keep=self.draft.preset)
         choices = (none, *(Choice(name, name, note) for name, note in offered.items()))
         default = self.draft.preset if self.draft.preset in offered else NO_PRESET
         ask = Ask(
@@ -164,8 +166,18 @@ class Walk:
             word = self.dialog.choose(ask, why=why)
             problems = self.draft.try_preset(None if word == NO_PRESET else word)
             if not problems:
+                self._note_idle_part()
                 return
             self.dialog.problem(*problems)
+
+    def _note_idle_part(self) -> None:
+        """Say what of the preset does nothing here, because another kind of adapter would use it."""
+        if self.draft.preset is None:
+            return
+        idle, said = self.draft.idle(), declarations(self.job.kind)
+        for name in preset_values(self.draft.preset):
+            if name in FAMILY_ONLY and name in idle:
+                self.dialog.note(f"{said[name].title} of this preset has no effect here: {readable(idle[name])}.")
 
     def _ask_base(self) -> None:
         model = str(self.draft.answers["model"])
