@@ -73,16 +73,17 @@ class Glyphs:
     rule: str
     dot: str
     mark: str
+    arrow: str
 
 
-FANCY = Glyphs(rule="\u2500", dot="\u00b7", mark="\u203a")
-ASCII = Glyphs(rule="-", dot="|", mark=">")
+FANCY = Glyphs(rule="\u2500", dot="\u00b7", mark="\u203a", arrow="\u2192")
+ASCII = Glyphs(rule="-", dot="|", mark=">", arrow="->")
 
 
 def pick_glyphs(encoding: str | None) -> Glyphs:
     """Return the signs that an output encoding has."""
     try:
-        "".join((FANCY.rule, FANCY.dot, FANCY.mark)).encode(encoding or "ascii")
+        "".join(vars(FANCY).values()).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return FANCY
