@@ -43,7 +43,8 @@ def test_every_setting_that_differs_is_listed_with_old_and_new_value(walk_with, 
     walk = walk_with(["q"], adapter=adapter)
     draft = walk.draft
     for name in [name for names in draft.open_sections().values() for name in names]:
-        if "Path | None" not in str(TrainSettings.model_fields[name].annotation):  # those files would have to be there
+        is_file = "Path | None" in str(TrainSettings.model_fields[name].annotation)  # which would have to be there
+        if not is_file and name != "mode":  # vanilla closes a page
             assert draft.try_answer(name, other_answer(name, adapter)) == []
     with pytest.raises(ToMenuError):
         Review()(walk)

@@ -258,6 +258,30 @@ def test_a_model_that_says_what_it_is_is_not_asked_about(walk_with):
     assert "Base of the fine-tune" not in walk.dialog.face.titles
 
 
+@pytest.mark.parametrize("job", ["train", "preprocess", "estimate", "generate"])
+def test_enter_alone_chooses_nothing_but_what_has_no_default(walk_with, home, job):
+    (home / "music").mkdir()
+    (home / "music" / "a.wav").touch()
+    walk = walk_with([answer_all({"Prompt": "a lute", "Audio directory": "music"}, **{MODE: "advanced"})] * 90, job=job)
+    walk.run()
+    chosen = settings_of(job, command_words(walk.job, walk.draft)).model_fields_set
+    required = {name for name, field in walk.job.kind.model_fields.items() if field.is_required()}
+    answered = {"train": {"adapter_type"}, "preprocess": {"audio_dir"}}.get(job, set())
+    assert chosen == required | answered  # what a song list says would not be heard over more
+
+
+def test_what_is_typed_is_chosen_even_where_it_is_the_default(walk_with, home):
+    (home / "music").mkdir()
+    (home / "music" / "a.wav").touch()
+    typed = {"Audio directory": "music", "Tag position": "prepend", "Genre ratio": "0"}
+    walk = walk_with([answer_all(typed, **{MODE: "advanced"})] * 90, job="preprocess")
+    walk.run()
+    settings = settings_of("preprocess", command_words(walk.job, walk.draft))
+    assert {"tag_position", "genre_ratio"} <= settings.model_fields_set
+    assert "custom_tag" not in settings.model_fields_set
+    assert walk.draft.resolve().settings.model_fields_set == settings.model_fields_set
+
+
 def test_an_output_folder_that_holds_a_run_is_continued_only_when_asked(walk_with, home):
     resume = home / "out" / "checkpoint-epoch-1" / "resume"
     resume.mkdir(parents=True)
