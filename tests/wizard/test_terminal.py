@@ -177,3 +177,31 @@ def test_a_pipe_that_runs_dry_says_where():
     assert 'The input ended at the question "Begin with a preset?". Nothing more was started.' in " ".join(
         (done.stdout + done.stderr).split()
     )
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_the_wizard_is_answered_in_an_old_code_page(home, encoding):
+    answers = ["checkpoints", "lora", "basic", "", "", "", "", "out-\u00fc", "b", "", "q", "leave"]
+    done = subprocess.run(
+        [sys.executable, "-m", "woodshed"],
+        input="\n".join(answers).encode("utf-8" if encoding == "ascii" else encoding),
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
+        cwd=home,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Attention type" in done.stdout
+    kept = {"cp1252": "out-\u00fc".encode("cp1252"), "ascii": b"out-\\udcc3\\udcbc"}[encoding]
+    assert b"Enter keeps " + kept in done.stdout
+    assert (b"\\u" in done.stdout) == (encoding == "ascii")
+
+
+@pytest.mark.usefixtures("known")
+def test_a_terminal_with_an_old_code_page_is_drawn_with_the_letters_it_has(open_wizard):
+    screen = open_wizard(PYTHONIOENCODING="cp1252")
+    screen.answer("What next?", DOWN)
+    screen.answer("How much do you want to decide?", "q")
+    screen.answer("What next?", "leave")
+    assert screen.finish() == 0
+    assert screen.raw.isascii()

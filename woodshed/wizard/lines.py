@@ -48,14 +48,11 @@ class LinesFace:
         show_lines(self._terminal, [(("", ""),), *question(ask, self.width, self.glyphs)])
         prompt = f"  {self.glyphs.mark} "
         try:
-            typed = self._terminal.out.input(prompt, markup=False, emoji=False)
+            typed = self._terminal.read(prompt)
         except EOFError:
             self._terminal.say()
             raise EndOfInputError(ask.title) from None
-        typed = typed.strip().lstrip("\ufeff")  # some shells put a mark in front of what they pipe
-        if not sys.stdin.isatty():
-            self._terminal.say(typed)  # a terminal has shown it already
-        return typed
+        return typed.strip().lstrip("\ufeff")  # some shells put a mark in front of what they pipe
 
     def show(self, lines: Sequence[Line]) -> None:
         """Print lines."""
