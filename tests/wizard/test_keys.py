@@ -44,6 +44,12 @@ def test_a_choice_is_made_with_the_keys_of_a_menu_or_by_typing(keys, answer):
     assert press(Ask("Attention type", choices=CHOICES, default="self"), keys) == answer
 
 
+def test_r_is_a_key_only_where_the_question_says_so():
+    assert press(Ask("Adapter", choices=CHOICES), "r" + ENTER) == "cross"
+    assert press(Ask("Adapter", choices=CHOICES, can_skip=True), "r" + ENTER) == "r"
+    assert press(Ask("Adapter", choices=CHOICES, can_skip=True), "ross" + ENTER) == "cross"
+
+
 def test_typing_filters_and_arrows_move_among_what_is_left():
     ask = Ask("Model", choices=MODELS, default="acestep-v15-base")
     assert press(ask, "turbo" + ENTER) == "acestep-v15-turbo"

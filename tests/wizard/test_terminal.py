@@ -29,6 +29,19 @@ def test_enter_alone_leads_from_nothing_to_a_finished_adapter(open_wizard, home)
     assert sorted(path.name for path in home.iterdir()) == ["checkpoints", "output", "songs"]
 
 
+def test_a_dozen_enters_lead_from_a_fresh_folder_to_a_running_training(open_wizard, home):
+    screen = open_wizard()
+    enters = screen.enter_until("Begin with a preset?")
+    screen.type("quick" + ENTER)
+    enters += screen.enter_until("Attention type")
+    screen.type("r" + ENTER)
+    screen.answer("Ready?")
+    screen.wait_for("epoch ")
+    assert enters + 3 <= 12
+    screen.answer("The adapter is ready. Listen to it?", "q")
+    assert (home / "output" / "base-lora-1" / "final").is_dir()
+
+
 @pytest.mark.usefixtures("known")
 def test_arrows_filters_back_and_a_preset_work_together(open_wizard):
     screen = open_wizard()

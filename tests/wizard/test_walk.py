@@ -128,6 +128,28 @@ def test_back_from_the_first_question_leaves_and_an_answer_given_before_is_what_
     assert again.dialog.face.asked[0].default == "continue"
 
 
+@pytest.mark.parametrize("word", ["basic", "advanced"])
+def test_r_leads_to_the_review_as_soon_as_nothing_is_missing(walk_with, word):
+    reviewed = []
+    walk = walk_with([answer_all({"Seed": "7"}, **{MODE: word, TITLES["attention_type"]: "r"})] * 60)
+    walk._review = reviewed.append
+    walk.run()
+    titles = [title.split(" (")[0] for title in walk.dialog.face.titles]
+    assert titles[-1] == "Attention type"
+    assert reviewed == [walk]
+    skippable = [ask.title for ask in walk.dialog.face.asked if ask.can_skip]
+    assert not {"Checkpoint directory", "Model", "Dataset directory", "Output directory", MODE} & {*skippable}
+    assert all(("r review" in ask.hints) == ask.can_skip for ask in walk.dialog.face.asked)
+    assert walk.draft.resolve().settings.seed == 42
+
+
+def test_r_is_an_answer_like_any_other_while_something_is_missing(walk_with):
+    walk = walk_with(["", "", "", "r", ToMenuError()])
+    with pytest.raises(ToMenuError):
+        walk.run()
+    assert "There is no model r" in walk.dialog.face.text
+
+
 def test_every_question_tells_why(walk_with):
     def ask_why_first(ask):
         seen.append(ask.title)

@@ -30,6 +30,7 @@ class Ask:
     hints: tuple[str, ...] = ("? why", "b back", "q menu")
     is_path: bool = False
     is_open: bool = False  # with choices: other answers are accepted too
+    can_skip: bool = False  # `r` leads to the review
     is_menu: bool = False  # its answer is a way to go, not a value worth noting down
 
 

@@ -89,10 +89,13 @@ class _Screen:
     def _typed(self) -> str:
         return self._buffer.text.strip()
 
+    def _is_command(self, typed: str) -> bool:
+        return typed.lower() in COMMANDS or (self._ask.can_skip and typed.lower() == "r")
+
     def _visible(self) -> list[Choice]:
         """Return the choices that what was typed leaves over."""
         typed = self._typed
-        if not typed or typed.lower() in COMMANDS:
+        if not typed or self._is_command(typed):
             return list(self._ask.choices)
         exact = [choice for choice in self._ask.choices if str(self._numbers[choice.word]) == typed]
         return exact or matching(self._ask.choices, typed)
@@ -147,7 +150,7 @@ class _Screen:
         if not typed:
             chosen = self._ask.choices[self._selected].word if self._ask.choices else ""
             return "" if chosen == self._ask.default else chosen
-        if typed.lower() in COMMANDS or not self._ask.choices:
+        if self._is_command(typed) or not self._ask.choices:
             return typed
         visible = self._visible()
         is_word = any(typed.casefold() == choice.word.casefold() for choice in self._ask.choices)

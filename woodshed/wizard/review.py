@@ -77,6 +77,7 @@ class Review:
         except SettingsError as error:
             walk.dialog.problem(*error.problems)
             return
+        walk.dialog.announce_loading()
         found = self._follow(resolved.settings)
         if found.rows:
             walk.dialog.show([line(), line("  What follows", "title"), *columns(found.rows, width)])

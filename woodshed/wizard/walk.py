@@ -1,7 +1,7 @@
 """The walk through a job's questions: their order, basic and advanced, one step back at a time, answers kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from woodshed.errors import CheckpointError, SettingsError
@@ -10,7 +10,7 @@ from woodshed.settings.files import preset_values
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.rules import FAMILY_SETTINGS, FOLLOWED
 from woodshed.wizard import checks, models, remember
-from woodshed.wizard.dialog import BackError, Dialog, RefusedError, match_choice
+from woodshed.wizard.dialog import BackError, Dialog, RefusedError, ToReviewError, match_choice
 from woodshed.wizard.draft import ANSWER, Draft
 from woodshed.wizard.face import Ask, Choice
 from woodshed.wizard.jobs import Job
@@ -22,6 +22,7 @@ START, REVIEW = "Start", "Review"
 MODE, PRESET, BASE, LAST = "@mode", "@preset", "@base", "@review"
 CONTINUE, AFRESH = "continue", "afresh"
 FAMILY_ONLY = frozenset(name for names in FAMILY_SETTINGS.values() for name in names)
+LOOKED_INTO = ("checkpoint_dir", "model", "device")  # by what needs PyTorch
 NO_PRESET = "no preset"  # with a space, so that no preset is called like it
 
 
@@ -106,8 +107,15 @@ class Walk:
         elif step.name == BASE:
             self._ask_base()
         else:
-            self.ask_setting(step.name)
+            try:
+                self.ask_setting(step.name, can_skip=not self._is_anything_missing())
+            except ToReviewError:
+                return LAST
         return None
+
+    def _is_anything_missing(self) -> bool:
+        """Tell whether something without a default is still to be chosen, so that there is nothing to review yet."""
+        return any(self.draft.is_missing(name) for name in self.job.kind.model_fields)
 
     def _named(self, name: str) -> Step:
         """Return the step of that name, or the review when it is not asked any more."""
@@ -186,12 +194,24 @@ class Walk:
         self.draft.base = self.dialog.choose(ask, why="Its page or its author says it. When in doubt take base.")
         remember.remember_base(model, self.draft.base)
 
-    def ask_setting(self, name: str) -> None:
-        """Ask for one setting until its value is accepted, and say what moved with it."""
+    def ask_setting(self, name: str, *, can_skip: bool = False) -> None:
+        """Ask for one setting until its value is accepted, and say what moved with it.
+
+        Args:
+            name: of the setting.
+            can_skip: `r` leaves this and all further questions as they stand.
+
+        Raises:
+            BackError, ToMenuError, ToReviewError: when the user wants to go elsewhere.
+        """
         draft, field = self.draft, self.draft.kind.model_fields[name]
+        if name in LOOKED_INTO:
+            self.dialog.announce_loading()
         suggestion = self._suggestion(name)
         ask = setting_question(draft, name, self.dialog.face.width, suggestion=suggestion)
         ask = checks.with_choices(ask, name, draft)
+        if can_skip:
+            ask = replace(ask, can_skip=True, hints=(*ask.hints[:-1], "r review", ask.hints[-1]))
         before, earlier_remarks = draft.look(), draft.remarks()
 
         def read(typed: str) -> Any:
