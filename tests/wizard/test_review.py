@@ -6,6 +6,7 @@ import pytest
 
 from tests.wizard.answers import other_answer
 from tests.wizard.conftest import settings_of
+from woodshed.settings.declare import declaration_of
 from woodshed.settings.files import preset_values, run_file_layer
 from woodshed.settings.resolve import resolve
 from woodshed.settings.schema import TrainSettings
@@ -53,7 +54,7 @@ def test_every_setting_that_differs_is_listed_with_old_and_new_value(walk_with, 
     assert len(changed) > 30
     for name, new in changed.items():
         field = TrainSettings.model_fields[name]
-        old = "" if field.is_required() else f"{shown(field.default)} -> "
+        old = "" if declaration_of(field).section == "Required" else f"{shown(field.default)} -> "
         assert f"{field.title} {old}{shown(new)}" in text, name
 
 

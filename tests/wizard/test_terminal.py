@@ -114,7 +114,7 @@ def test_a_resized_terminal_is_laid_out_anew(open_wizard):
 @pytest.mark.parametrize("columns", [60, *(pytest.param(columns, marks=pytest.mark.slow) for columns in (80, 140))])
 @pytest.mark.usefixtures("known")
 def test_every_question_fits_the_terminal(open_wizard, columns):
-    screen = open_wizard(columns=columns, rows=30)
+    screen = open_wizard(columns=columns, rows=24)
     screen.answer("What next?", "lokr")
     screen.answer("How much do you want to decide?", "advanced")
     while True:
@@ -122,11 +122,24 @@ def test_every_question_fits_the_terminal(open_wizard, columns):
         if screen.title == "Ready?":
             break
         assert screen.title, screen.text
-        assert all(row == row.rstrip("\u2026") for row in screen.question.splitlines())
+        assert "? why" in screen.question
         assert max(map(len, screen.text.splitlines())) <= columns
         screen.type("?")
         screen.wait_for_question()
         screen.type(ENTER)
+
+
+@pytest.mark.usefixtures("known")
+def test_a_list_that_is_higher_than_the_terminal_scrolls_with_the_choice(open_wizard):
+    screen = open_wizard(columns=60, rows=14)
+    screen.wait_for_question("What next?")
+    assert screen.selected.startswith("1  Train a LoRA")
+    assert "q leave" in screen.question
+    screen.press(UP)
+    screen.wait_until(lambda: "Leave" in screen.selected, "the last choice")
+    assert screen.question.startswith("What next?")
+    screen.type(ENTER)
+    assert screen.finish() == 0
 
 
 def colours(screen):

@@ -22,7 +22,7 @@ from woodshed.wizard.layout import INDENT, question
 from woodshed.wizard.lines import show_lines
 
 SHEET = Sheet.from_dict({"title": "bold", "dim": "ansibrightblack", "accent": "ansicyan bold", "note": "ansiyellow"})
-MOST_ROWS = 12  # of choices at a time
+MOST_ROWS, FEWEST_ROWS = 12, 3  # choices at a time
 COMMANDS = ("b", "q", "?")
 
 
@@ -123,26 +123,22 @@ class _Screen:
 
         size = get_app().output.get_size()
         visible = self._visible()
-        first = self._first_row(len(visible), size.rows)
-        part = visible[first : first + self._rows(size.rows)]
+        self._selected = max(min(self._selected, len(visible) - 1), 0)
         selected = self._numbers[visible[self._selected].word] if visible else 0
-        shown = [(self._numbers[choice.word], choice) for choice in part]
-        lines = question(self._ask, size.columns - 1, self._glyphs, shown=shown, selected=selected)
+        most = MOST_ROWS
+        while True:  # notes may take rows of their own, so how many choices fit is seen when they are laid out
+            first = max(min(self._selected - most // 2, len(visible) - most), 0)
+            shown = [(self._numbers[choice.word], choice) for choice in visible[first : first + most]]
+            lines = question(self._ask, size.columns - 1, self._glyphs, shown=shown, selected=selected)
+            if len(lines) + 2 <= size.rows or most <= FEWEST_ROWS:
+                break
+            most -= 1
         pieces: StyleAndTextTuples = [("", "\n")]
         for row in lines:
             pieces += [(f"class:{style}" if style else "", text) for style, text in row]
             pieces.append(("", "\n"))
         pieces.pop()
         return pieces
-
-    def _rows(self, height: int) -> int:
-        return max(min(MOST_ROWS, height - len(self._ask.text) - 8), 3)
-
-    def _first_row(self, count: int, height: int) -> int:
-        """Return which choice stands at the top, so that the selected one is in view."""
-        self._selected = max(min(self._selected, count - 1), 0)
-        rows = self._rows(height)
-        return max(min(self._selected - rows // 2, count - rows), 0)
 
     def _answer(self) -> str:
         """Return what Enter means now."""

@@ -1,5 +1,6 @@
 """Presets in the wizard: which are offered, and the page that shows, loads, deletes, imports and exports them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def offered_presets(adapter_type: str, *, keep: str | None = None) -> dict[str, 
     """
     texts = built_in_presets()
     found: dict[str, str] = {}
-    for name, place in find_presets().items():
+    for name, place in sorted(find_presets().items(), key=_by_size):
         try:
             values = preset_values(name)
         except SettingsError:
@@ -64,6 +65,12 @@ def offered_presets(adapter_type: str, *, keep: str | None = None) -> dict[str, 
         if name == keep or adapter_type in families_of(values, is_built_in=is_built_in):
             found[name] = _note(texts[name]) if is_built_in else f"{place}: {_summary(values)}"
     return found
+
+
+def _by_size(item: tuple[str, str]) -> int:
+    """Sort names with a number behind the others and by it, so that 8 GB come before 12."""
+    number = re.search(r"\d+", item[0])
+    return int(number[0]) if number else 0
 
 
 def _note(text: str) -> str:
@@ -132,7 +139,8 @@ def presets_page(dialog: Dialog) -> str | None:
         BackError: when the user goes back to the menu.
     """
     while True:
-        choices = [Choice(name, name, _place_and_kind(name, place)) for name, place in find_presets().items()]
+        found = sorted(find_presets().items(), key=_by_size)
+        choices = [Choice(name, name, _place_and_kind(name, place)) for name, place in found]
         choices.append(Choice(IMPORT, "Import a file", "a preset of Woodshed (TOML) or Side-Step (JSON)"))
         ask = Ask("Presets", choices=tuple(choices), hints=("b back", "q menu"), is_menu=True)
         word = dialog.choose(ask)

@@ -199,7 +199,7 @@ def changed_lines(draft: Draft, width: int, glyphs: Glyphs) -> list[Line]:
             value, field = getattr(now.settings, name), draft.kind.model_fields[name]
             if draft.is_missing(name):
                 rows.append((said[name].title, "not chosen yet", ""))
-            elif field.is_required():
+            elif field.is_required() or said[name].section == "Required":
                 rows.append((said[name].title, shown(value), now.origins[name]))
             elif value != field.default:
                 change = f"{shown(field.default)} {glyphs.arrow} {shown(value)}"
