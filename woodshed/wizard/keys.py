@@ -18,7 +18,7 @@ from woodshed.console import Terminal
 from woodshed.keyboard import forget_keys
 from woodshed.wizard.dialog import matching
 from woodshed.wizard.face import Ask, Choice, EndOfInputError, Glyphs, Line, pick_glyphs
-from woodshed.wizard.layout import INDENT, question
+from woodshed.wizard.layout import INDENT, answer_line, question
 from woodshed.wizard.lines import show_lines
 
 SHEET = Sheet.from_dict({"title": "bold", "dim": "ansibrightblack", "accent": "ansicyan bold", "note": "ansiyellow"})
@@ -61,8 +61,7 @@ class KeysFace:
 
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         """Print one quiet line that says what was answered."""
-        start = f"{INDENT}{title}  ".ljust(28)
-        self.show([(("dim", start), ("dim" if is_kept else "", value))])
+        self.show([answer_line(title, value, is_kept=is_kept)])
 
 
 class _Screen:

@@ -87,6 +87,11 @@ def keys(ask: Ask, width: int, glyphs: Glyphs) -> list[Line]:
     return [row for text in rows for row in paragraph(text, width, "dim")]
 
 
+def answer_line(title: str, value: str, *, is_kept: bool) -> Line:
+    """Return the quiet line that a question leaves behind."""
+    return (("dim", f"{INDENT}{title}  ".ljust(28)), ("dim" if is_kept else "", value))
+
+
 def columns(rows: Iterable[tuple[str, str, str]], width: int) -> list[Line]:
     """Return rows of name, value and remark as three columns; a remark goes below its value where there is no room."""
     rows = list(rows)
