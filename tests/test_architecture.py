@@ -17,7 +17,7 @@ import woodshed
 PACKAGE = Path(woodshed.__file__).parent
 LEVELS = (
     ("__main__", "cli", "commands"),
-    ("wizard", "monitor", "demo", "doctor", "toy", "console", "interrupt"),
+    ("wizard", "monitor", "demo", "doctor", "toy", "console", "interrupt", "keyboard"),
     ("training", "sampling", "analysis"),
     ("adapters", "data"),
     ("models",),
@@ -26,7 +26,7 @@ LEVELS = (
 )
 """Rooms from the top of the house to its bottom; `woodshed` is the package's own file."""
 MAY_IMPORT_TOY = ("demo", "toy")
-WITHOUT_TORCH = ("cli", "commands", "console", "interrupt", "settings", "errors", "woodshed")
+WITHOUT_TORCH = ("cli", "commands", "console", "interrupt", "keyboard", "settings", "errors", "woodshed")
 LONGEST_FILE, LONGEST_FUNCTION = 350, 80
 MAY_BE_LONGER = ("settings/schema.py",)
 NEVER_CALLED = ("eval", "exec", "compile", "__import__", "breakpoint")

@@ -75,3 +75,28 @@ def test_in_a_pipe_a_sentence_is_one_line(plain, capsys):
 def test_a_result_is_never_broken_so_that_it_can_be_copied(narrow):
     narrow.say("woodshed train " + "--flag value " * 9)
     assert narrow.out.file.getvalue().count("\n") == 1
+
+
+def test_a_notebook_gets_text_instead_of_a_cell_for_every_line(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    terminal = Terminal()
+    terminal.say("Rank")
+    terminal.hint("careful")
+    assert capsys.readouterr().out == "Rank\ncareful\n"
+    assert not terminal.is_live
+
+
+def test_what_a_notebook_starts_is_not_live_though_it_looks_like_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    assert Terminal().is_live
+    monkeypatch.setenv("JPY_PARENT_PID", "123")
+    assert not Terminal().is_live
+
+
+def test_a_notebook_is_given_the_prompt_for_its_input_box_and_shows_the_answer_itself(monkeypatch, capsys):
+    prompts = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": prompts.append(prompt) or "16")
+    assert Terminal().read("  > ") == "16"
+    assert prompts == ["  > "]
+    assert capsys.readouterr().out == ""

@@ -25,6 +25,7 @@ from woodshed.commands import (
 from woodshed.commands.command import INTERRUPTED, Command
 from woodshed.console import Terminal
 from woodshed.errors import UserError
+from woodshed.keyboard import unseen_keys
 
 if TYPE_CHECKING:
     from woodshed.settings.flags import Parser
@@ -60,7 +61,7 @@ def _dispatch(words: list[str], terminal: Terminal) -> int:
         return 0
     from woodshed.errors import UsageError
     from woodshed.settings.declare import did_you_mean
-    from woodshed.settings.flags import refuse_unknown
+    from woodshed.settings.flags import parse
 
     command = COMMANDS.get(words[0])
     if command is None:
@@ -71,10 +72,9 @@ def _dispatch(words: list[str], terminal: Terminal) -> int:
     if {"-h", "--help", "--help-all"} & set(words):
         terminal.data(parser.format_help())
         return 0
-    known, unknown = parser.parse_known_args(words[1:])
-    if unknown:
-        refuse_unknown(parser, unknown)
-    return command.run(known, terminal)
+    known = parse(parser, words[1:])
+    with unseen_keys(terminal):
+        return command.run(known, terminal)
 
 
 def _open_wizard(terminal: Terminal) -> int:

@@ -3,11 +3,17 @@
 Colour and cursor movement are used only on a real terminal and never with `--plain` or NO_COLOR.
 """
 
+import builtins
+import inspect
+import os
 import sys
 import textwrap
 from functools import partial
 
 from rich.console import Console
+from rich.text import Text
+
+NOTEBOOK = "JPY_PARENT_PID"  # Jupyter sets it for its kernels and what they start
 
 
 class Terminal:
@@ -24,18 +30,37 @@ class Terminal:
         self.err = self._console(stderr=True)
 
     def _console(self, *, stderr: bool) -> Console:
+        # In a notebook rich would make an HTML cell of every line; text streams come out in order and in one piece.
+        console = partial(Console, stderr=stderr, highlight=False, force_jupyter=False)
         if self.plain:
-            return Console(stderr=stderr, highlight=False, color_system=None, force_terminal=False, soft_wrap=True)
-        return Console(stderr=stderr, highlight=False)
+            return console(color_system=None, force_terminal=False, soft_wrap=True)
+        return console()
 
     @property
     def is_live(self) -> bool:
-        """Whether a view that redraws itself makes sense."""
-        return self.out.is_terminal and not self.plain
+        """Whether a view that redraws itself makes sense; the output of a notebook's cell cannot be redrawn."""
+        return self.out.is_terminal and not self.plain and NOTEBOOK not in os.environ
+
+    def read(self, prompt: str) -> str:
+        """Return the line that is typed or piped behind a prompt; nothing but a pipe leaves it to us to show it.
+
+        A notebook puts its own function in the place of `input`, which draws a box with the prompt beside it.
+
+        Raises:
+            EOFError: when nothing more comes.
+        """
+        typed = input(prompt)
+        if inspect.isbuiltin(builtins.input) and not sys.stdin.isatty():
+            self.say(typed)
+        return typed
 
     def say(self, text: str = "") -> None:
         """Print one line of result, exactly as given."""
         self.out.print(text, markup=False, soft_wrap=True)
+
+    def styled(self, text: Text) -> None:
+        """Print one line in which parts are marked, coloured where the terminal allows it."""
+        self.out.print(text, soft_wrap=True)
 
     def title(self, text: str) -> None:
         """Print one line above what belongs to it."""

@@ -36,6 +36,26 @@ def test_a_preset_lives_from_saving_to_deleting(presets, tmp_path):
     assert "again                project" in presets("list")[1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("save", "mine", "--rank", "8", "--target-modules", "q_proj", "v_proj"),
+        ("save", "--rank", "8", "mine", "--target-modules", "q_proj", "v_proj"),
+        ("--rank", "8", "save", "--target-modules", "q_proj", "v_proj", "--place", "user", "mine"),
+        ("--place", "user", "--rank=8", "--target-modules", "q_proj,v_proj", "--plain", "save", "mine"),
+    ],
+)
+def test_flags_and_the_name_may_stand_in_any_order(presets, words):
+    code, _, err = presets(*words)
+    assert (code, err) == (0, "")
+    assert json.loads(presets("show", "--json", "mine")[1]) == {"rank": 8, "target_modules": ["q_proj", "v_proj"]}
+
+
+def test_what_export_works_on_may_stand_around_its_flags(presets, tmp_path):
+    assert presets("export", "quick_test", "--replace", "out.toml")[0] == 0
+    assert (tmp_path / "out.toml").is_file()
+
+
 def test_a_preset_can_begin_with_another_and_with_a_run_file(presets, tmp_path):
     (tmp_path / "run.toml").write_text("seed = 7\n")
     words = ("--preset", "quick_test", "--config", "run.toml", "--rank", "8", "--alpha", "16")
@@ -63,10 +83,12 @@ def test_what_an_import_leaves_out_is_said(presets, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (("show",), 2, "Say which preset to show: woodshed presets show NAME."),
-        (("save", "a", "b"), 2, "woodshed presets save NAME [flags]."),
-        (("import",), 2, "woodshed presets import FILE [NAME]."),
-        (("export", "quick_test"), 2, "woodshed presets export NAME FILE."),
+        (("show",), 2, "Say which preset to show: woodshed presets show NAME; got nothing."),
+        (("save", "a", "b"), 2, "woodshed presets save NAME [flags]; got a b."),
+        (("import",), 2, "woodshed presets import FILE [NAME]; got nothing."),
+        (("export", "quick_test"), 2, "woodshed presets export NAME FILE; got quick_test."),
+        (("list", "mine"), 2, "takes no further words; got mine."),
+        (("save", "--target-modules", "q_proj", "mine"), 2, "Every word behind --target-modules counts as one of its"),
         (("save", "CON"), 1, "a device on Windows"),
         (("save", "../x"), 1, "A preset cannot be called"),
         (("save", "quick_test"), 1, "built-in"),

@@ -10,6 +10,7 @@ import torch
 from woodshed import cli
 from woodshed.settings import schema
 from woodshed.settings.declare import Settings
+from woodshed.settings.files import save_user_settings
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
 from woodshed.wizard.dialog import Dialog
 from woodshed.wizard.draft import Draft
@@ -31,6 +32,7 @@ class ScriptedFace:
         self.answers = list(answers)
         self.asked: list[Ask] = []
         self.said: list[str] = []
+        self.forgotten = 0  # how many questions were asked when typed keys were dropped
 
     def ask(self, ask: Ask) -> str:
         self.asked.append(ask)
@@ -43,6 +45,9 @@ class ScriptedFace:
 
     def show(self, lines) -> None:
         self.said += ["".join(text for _, text in pieces) for pieces in lines]
+
+    def forget_keys(self) -> None:
+        self.forgotten = len(self.asked)
 
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         self.said.append(f"  {title}: {value}{' (kept)' if is_kept else ''}")
@@ -157,3 +162,26 @@ def draft():
 def song_draft():
     """A draft of preprocessing."""
     return Draft(PreprocessSettings)
+
+
+@pytest.fixture
+def known(home):
+    """A user whose first run is over."""
+    save_user_settings({"checkpoint_dir": str(home / "checkpoints")})
+    return home
+
+
+@pytest.fixture
+def open_wizard():
+    """Start the program in a real terminal; it is ended with the test."""
+    from tests.wizard.screen import Screen
+
+    opened = []
+
+    def start(*words, **options):
+        opened.append(Screen(*words, **options))
+        return opened[-1]
+
+    yield start
+    for screen in opened:
+        screen.child.close(force=True)

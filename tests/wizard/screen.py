@@ -1,14 +1,19 @@
 """A real pseudo-terminal: the program runs in it, keys are pressed, and the screen is read as a person would see it."""
 
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import pexpect
 import pyte
 
 DOWN, UP, ESCAPE, ENTER, CTRL_C = "\x1b[B", "\x1b[A", "\x1b", "\r", "\x03"
+OPENS, CLOSES = b"\x1b[?2004h", b"\x1b[?2004l"
+MARKS = ("\u203a", ">")  # behind which an answer is typed
+PATIENCE = 120  # seconds; nothing takes that long but on a machine that is very busy
 
 
 class Screen:
@@ -18,6 +23,7 @@ class Screen:
         self.display = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
         self._stream = pyte.ByteStream(self.display)
         self.raw = b""
+        self._start = 0
         names = {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", **environment}
         self.child = pexpect.spawn(
             sys.executable,
@@ -35,10 +41,13 @@ class Screen:
             return True
         except pexpect.EOF:
             return False
-        self.raw += data
-        self._stream.feed(data)
-        if b"\x1b[6n" in data:  # the program asks where the cursor is
-            self.child.send(f"\x1b[{self.display.cursor.y + 1};{self.display.cursor.x + 1}R")
+        for part in re.split(rb"(?<=\x1b\[6n)|(?=\x1b\[[?]2004h)", data):
+            if part.startswith(OPENS):  # questions are drawn from here on
+                self._start = len(self.display.history.top) + self.display.cursor.y
+            self.raw += part
+            self._stream.feed(part)
+            if part.endswith(b"\x1b[6n"):  # the program asks where the cursor is
+                self.child.send(f"\x1b[{self.display.cursor.y + 1};{self.display.cursor.x + 1}R")
         return True
 
     @property
@@ -71,28 +80,75 @@ class Screen:
         """Press keys."""
         self.child.send(keys)
 
-    def answer(self, question: str, keys: str = ENTER, seconds: float = 60) -> None:
-        """Wait for a question and answer it; the question gives way, so that it can come again."""
-        self.wait_for(question, seconds)
+    @property
+    def is_asking(self) -> bool:
+        """Whether a question is drawn and waits for keys.
+
+        A question switches the terminal's bracketed paste on and its end switches it off again, so that one which was
+        answered is never taken for one that still waits, however slow the machine.
+        """
+        return self.raw.rfind(OPENS) > self.raw.rfind(CLOSES) and self.text.endswith(MARKS)
+
+    @property
+    def question(self) -> str:
+        """What the question that waits takes of the screen, up to where the answer is typed."""
+        first = max(self._start - len(self.display.history.top), 0)
+        return "\n".join(row.strip() for row in self.text.split("\n")[first:]).strip()
+
+    @property
+    def title(self) -> str:
+        """The title of the question that waits."""
+        return self.question.split("\n")[0].split(" (")[0]
+
+    @property
+    def selected(self) -> str:
+        """The choice that is highlighted: its number, title and note."""
+        rows = [row for row in self.question.splitlines()[:-1] if row.startswith(MARKS)]
+        return rows[0][1:].strip() if rows else ""
+
+    def is_asked(self, title: str) -> bool:
+        """Tell whether the question that waits has this title."""
+        return self.is_asking and self.title == title
+
+    def wait_until(self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        """Read until something holds.
+
+        Raises:
+            AssertionError: when it never does; with the screen.
+        """
+        until = time.monotonic() + seconds
+        is_alive = True
+        while not holds():
+            if not is_alive or time.monotonic() > until:
+                raise AssertionError(f"{what} never came up. The screen:\n{self.text}")
+            is_alive = self._read()
+
+    def wait_for_question(self, title: str = "", seconds: float = PATIENCE) -> None:
+        """Wait until a question, or any, waits for an answer."""
+        self.wait_until(
+            (lambda: self.is_asked(title)) if title else (lambda: self.is_asking), f"the question {title!r}", seconds
+        )
+
+    def type(self, keys: str) -> None:
+        """Press keys that end the question that waits, and see it end."""
+        before = self.raw.count(CLOSES)
         self.press(keys)
-        until = time.monotonic() + seconds
-        while f"{question}\n" in f"{self.text}\n" and time.monotonic() < until and self._read():
-            pass
+        self.wait_until(lambda: self.raw.count(CLOSES) > before, f"an end of the question after {keys!r}")
 
-    def enter_until(self, text: str, seconds: float = 120) -> None:
-        """Press Enter at every question until something comes up."""
-        until = time.monotonic() + seconds
-        while text not in self.text:
-            assert time.monotonic() < until, f"{text!r} never came up. The screen:\n{self.text}"
-            if self._is_quiet() and text not in self.text:
-                self.press(ENTER)
-                self._read(1)
+    def answer(self, title: str, keys: str = "", *, end: str = ENTER, seconds: float = PATIENCE) -> None:
+        """Wait for a question and answer it."""
+        self.wait_for_question(title, seconds)
+        self.type(keys + end)
 
-    def _is_quiet(self, seconds: float = 0.15) -> bool:
-        """Read what there is; return whether the program then waits for keys at a question."""
-        before = len(self.raw)
-        assert self._read(seconds), f"The program ended. The screen:\n{self.text}"
-        return len(self.raw) == before and self.text.rstrip().endswith(("\u203a", ">"))
+    def enter_until(self, title: str, seconds: float = PATIENCE) -> int:
+        """Press Enter at every question until one comes up, which is left waiting; return how often."""
+        count = 0
+        while True:
+            self.wait_for_question(seconds=seconds)
+            if self.is_asked(title):
+                return count
+            self.type(ENTER)
+            count += 1
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the terminal, as a dragged window does."""

@@ -3,15 +3,17 @@
 import shlex
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from tests.wizard.answers import TITLES
 from tests.wizard.conftest import ScriptedFace, settings_of
 from woodshed.errors import SettingsError
 from woodshed.settings.declare import choices_of
+from woodshed.settings.files import save_preset
 from woodshed.settings.schema import GenerateSettings, PreprocessSettings, TrainSettings
 from woodshed.wizard.command_line import command_text, command_words, quoted
-from woodshed.wizard.dialog import Dialog
+from woodshed.wizard.dialog import BackError, Dialog, ToMenuError
 from woodshed.wizard.draft import Draft
 from woodshed.wizard.questions import read_answer, setting_choices
 from woodshed.wizard.walk import Walk
@@ -37,39 +39,40 @@ def jobs(job_for):
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_sequence_of_answers_gives_the_settings_of_the_command_that_is_printed(data, jobs, monkeypatch):
+@pytest.mark.parametrize("adapter", ["lora", "lokr"])
+def test_any_sequence_of_answers_gives_the_settings_of_the_command_that_is_printed(data, jobs, monkeypatch, adapter):
+    """Basic and Advanced, with and without a preset, wrong answers, help, steps back, out to the menu and in again."""
     monkeypatch.setattr("woodshed.wizard.checks.check", lambda _name, value, _draft: value)  # folders need not exist
     monkeypatch.setattr("woodshed.wizard.checks.with_choices", lambda ask, *_: ask)
     monkeypatch.setattr("woodshed.wizard.walk.Walk._suggestion", lambda *_: "suggested")
-    adapter = data.draw(st.sampled_from(["lora", "lokr"]))
+    save_preset("mine", {"rank": 8, "lokr_factor": 4, "seed": 7, "optimizer_type": "prodigy"}, replace=True)
     draft = Draft(TrainSettings, {"adapter_type": adapter})
-    titles = {field.title: name for name, field in TrainSettings.model_fields.items()}
+    patience = data.draw(st.integers(10, 90))
     count = 0
 
     def answer(ask):
         nonlocal count
         count += 1
-        name = titles.get(ask.title.split(" (")[0])
-        if count > 90:  # enough wrong answers and steps back
+        name = TITLES.get(ask.title.split(" (")[0])
+        if count > patience:  # enough wrong answers and steps back
             return ""
-        if name is None:
-            words = [choice.word for choice in ask.choices]
-            return data.draw(st.sampled_from(words)) if words else ""
-        return data.draw(answers_for(name, TrainSettings))
+        if name is not None:
+            return data.draw(answers_for(name, TrainSettings))
+        words = [choice.word for choice in ask.choices]
+        return data.draw(st.sampled_from([*words, "", "?", "b", "q"]))
 
-    walk = Walk(Dialog(ScriptedFace([answer] * 400)), jobs["train"], draft, lambda _: None)
-    draft.is_advanced = True
-    monkeypatch.setattr(walk, "_ask_mode", lambda: None)
-    monkeypatch.setattr("woodshed.wizard.walk.Walk._neighbour", _never_out)
-    walk.run()
-    assert settings_of("train", command_words(jobs["train"], draft)) == draft.resolve().settings
-
-
-def _never_out(walk, step, distance):
-    """Step forth and back, but never back out of the walk."""
-    steps = walk.steps()
-    index = [item.name for item in steps].index(step.name) + distance
-    return steps[max(index, 0)] if index < len(steps) else None
+    for _ in range(100):
+        walk = Walk(Dialog(ScriptedFace([answer] * 400)), jobs["train"], draft, lambda _: None)
+        try:
+            walk.run()
+            break
+        except (BackError, ToMenuError):
+            continue  # the menu offers the same training again
+    event(f"{'Advanced' if draft.is_advanced else 'Basic'}, {'a' if draft.preset else 'no'} preset")
+    found = settings_of("train", command_words(jobs["train"], draft))
+    wanted = draft.resolve().settings
+    assert found == wanted
+    assert found.model_fields_set == wanted.model_fields_set
 
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12).map(str.strip)

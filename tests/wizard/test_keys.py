@@ -44,6 +44,12 @@ def test_a_choice_is_made_with_the_keys_of_a_menu_or_by_typing(keys, answer):
     assert press(Ask("Attention type", choices=CHOICES, default="self"), keys) == answer
 
 
+def test_r_is_a_key_only_where_the_question_says_so():
+    assert press(Ask("Adapter", choices=CHOICES), "r" + ENTER) == "cross"
+    assert press(Ask("Adapter", choices=CHOICES, can_skip=True), "r" + ENTER) == "r"
+    assert press(Ask("Adapter", choices=CHOICES, can_skip=True), "ross" + ENTER) == "cross"
+
+
 def test_typing_filters_and_arrows_move_among_what_is_left():
     ask = Ask("Model", choices=MODELS, default="acestep-v15-base")
     assert press(ask, "turbo" + ENTER) == "acestep-v15-turbo"
@@ -74,3 +80,13 @@ def test_the_question_leaves_one_quiet_line(capsys):
     face = KeysFace(Terminal())
     face.note_answer("Rank", "16", is_kept=False)
     assert capsys.readouterr().out == "  Rank                      16\n"
+
+
+def test_keys_that_came_with_the_last_enter_can_be_forgotten():
+    with create_pipe_input() as source:
+        face = KeysFace(Terminal(), source=source, sink=DummyOutput())
+        source.send_text("8" + ENTER + "16" + ENTER)
+        assert face.ask(Ask("Rank")) == "8"
+        face.forget_keys()
+        source.send_text("24" + ENTER)
+        assert face.ask(Ask("Alpha")) == "24"

@@ -34,7 +34,7 @@ def test_a_header_fills_the_line():
 def test_keys_go_to_further_lines_where_they_do_not_fit():
     ask = Ask("Rank", enter="keeps 64 (default)")
     assert plain(keys(ask, 80, ASCII)) == ["  Enter keeps 64 (default) | ? why | b back | q menu"]
-    assert plain(keys(ask, 40, ASCII)) == ["  Enter keeps 64 (default) | ? why", "  b back | q menu"]
+    assert plain(keys(ask, 40, ASCII)) == ["  Enter keeps 64 (default)", "  ? why | b back | q menu"]
 
 
 def test_the_choice_that_enter_takes_is_marked():
@@ -69,3 +69,12 @@ def test_marks_for_markdown_are_not_shown():
 @pytest.mark.parametrize(("encoding", "found"), [("utf-8", FANCY), ("cp1252", ASCII), ("ascii", ASCII), (None, ASCII)])
 def test_signs_are_those_the_terminal_can_show(encoding, found):
     assert pick_glyphs(encoding) is found
+
+
+def test_a_note_that_is_longer_than_its_column_goes_on_below_it():
+    numbered = [(1, Choice("a", "small", "a note that needs more than one line here")), (2, Choice("b", "none"))]
+    assert plain(choice_lines(numbered, 1, 40, ASCII)) == [
+        "  >  1  small  a note that needs more",
+        "               than one line here",
+        "     2  none",
+    ]

@@ -23,7 +23,7 @@ def test_a_line_is_read_and_shown_where_no_terminal_echoes_it(typed, capsys):
     out = capsys.readouterr().out
     assert "  Rank\n" in out
     assert "Enter keeps 64 (default)" in out
-    assert out.endswith("  > 16\n")
+    assert out.endswith("  >   16 \n")
 
 
 def test_an_empty_line_is_enter_alone_and_a_mark_of_powershell_is_dropped(typed):

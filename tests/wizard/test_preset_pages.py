@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tests.wizard.conftest import ScriptedFace
-from woodshed.settings.files import find_presets, preset_values, save_preset
+from woodshed.settings.files import built_in_presets, find_presets, preset_values, save_preset
+from woodshed.settings.rules import FAMILY_SETTINGS
 from woodshed.wizard.dialog import BackError, Dialog
-from woodshed.wizard.preset_pages import adapter_of, offered_presets, presets_page
+from woodshed.wizard.preset_pages import families_of, offered_presets, presets_page
 
 
 def page(*answers):
@@ -18,18 +19,38 @@ def page(*answers):
         return None, face
 
 
+EVERY = tuple(FAMILY_SETTINGS)
+
+
 @pytest.mark.parametrize(
-    ("values", "adapter"),
+    ("values", "families"),
     [
-        ({"adapter_type": "lokr"}, "lokr"),
-        ({"lokr_factor": 4}, "lokr"),
-        ({"rank": 4}, "lora"),
-        ({"epochs": 4}, None),
-        ({}, None),
+        ({"adapter_type": "lokr"}, ("lokr",)),
+        ({"adapter_type": "dora", "rank": 4}, ("dora",)),
+        ({"lokr_factor": 4, "epochs": 3}, ("lokr",)),
+        ({"rank": 4, "epochs": 3}, ("lora", "dora", "loha")),
+        ({"rank": 4, "dropout": 0.2}, ("lora", "dora")),
+        ({"bias": "all"}, ("lora", "dora", "lokr")),
+        ({"rank": 4, "lokr_factor": 4}, EVERY),  # a mixture made by hand
+        ({"epochs": 4}, EVERY),
+        ({}, EVERY),
     ],
 )
-def test_the_adapter_a_preset_is_for_is_told_from_what_it_sets(values, adapter):
-    assert adapter_of(values) == adapter
+def test_the_adapters_a_saved_preset_is_for_are_told_from_what_it_sets(values, families):
+    assert families_of(values, is_built_in=False) == families
+    is_named = "adapter_type" in values
+    assert families_of(values, is_built_in=True) == (families if is_named else EVERY)
+
+
+def test_a_lokr_is_offered_all_that_can_apply_to_it_and_nothing_made_for_a_lora():
+    save_preset("small", {"rank": 8, "epochs": 3})
+    save_preset("kron", {"lokr_factor": 4})
+    save_preset("slow", {"learning_rate": 5e-5}, place="project")
+    built_in = {*built_in_presets()}
+    assert {*offered_presets("lokr")} == {*built_in, "kron", "slow"}
+    assert {*offered_presets("lora")} == {*built_in, "small", "slow"} - {"lokr_strong"}
+    assert "small" in offered_presets("dora")
+    assert "small" in offered_presets("lokr", keep="small")
 
 
 def test_every_preset_is_listed_with_its_place_and_adapter():
@@ -37,7 +58,11 @@ def test_every_preset_is_listed_with_its_place_and_adapter():
     _, face = page()
     notes = {choice.word: choice.note for choice in face.asked[0].choices}
     assert notes["mine"] == "project, LoKr"
-    assert notes["quick_test"] == "built in, LoRA"
+    save_preset("small", {"rank": 4, "dropout": 0.2})
+    notes |= {choice.word: choice.note for choice in page()[1].asked[0].choices}
+    assert notes["small"] == "user, LoRA, DoRA"
+    assert notes["lokr_strong"] == "built in, LoKr"
+    assert notes["quick_test"] == "built in, any adapter"
     assert notes["recommended"] == "built in, any adapter"
 
 

@@ -6,18 +6,11 @@ import weakref
 import pytest
 
 from woodshed.errors import UserError
-from woodshed.settings.files import read_user_settings, save_user_settings
+from woodshed.settings.files import read_user_settings, save_preset
 from woodshed.wizard import session as session_module
 from woodshed.wizard.session import ENTRIES, free_memory
 
 ALL = ("train", "preprocess", "estimate", "generate")
-
-
-@pytest.fixture
-def known(home):
-    """A user whose first run is over."""
-    save_user_settings({"checkpoint_dir": str(home / "checkpoints")})
-    return home
 
 
 def menus(face):
@@ -216,6 +209,19 @@ def test_a_preset_from_the_presets_page_is_trained_with(session_with, ran):
     assert words[words.index("--adapter-type") + 1] == "lokr"
 
 
+@pytest.mark.parametrize("family", ["dora", "loha", "oft", "lokr", "lora"])
+@pytest.mark.usefixtures("known")
+def test_a_preset_of_any_family_can_be_trained_with(session_with, ran, family):
+    save_preset("mine", {"adapter_type": family, "epochs": 7})
+    session, face = session_with([], ("train",))
+    answers = {"Presets": "mine", "mine": "train"}
+    face.answers = [lambda ask: {"What next?": "leave" if ran else "presets", **answers}.get(ask.title, "")] * 80
+    assert session.run() == 0
+    (words,) = ran
+    assert words[:3] == ["train", "--preset", "mine"]
+    assert words[words.index("--adapter-type") + 1] == family
+
+
 def test_memory_of_a_job_is_given_back_even_what_refers_to_itself():
     class Model:
         pass
@@ -252,3 +258,12 @@ def test_an_adapter_is_looked_into_by_its_path(session_with, ran):
     assert session.run() == 0
     (words,) = ran
     assert words[:2] == ["inspect", "my adapters/final"]
+
+
+@pytest.mark.usefixtures("known")
+def test_keys_pressed_during_a_job_are_dropped_before_the_next_question(session_with, ran):
+    session, face = session_with([], ("train",))
+    face.answers = [lambda ask: "leave" if ran and ask.title == "What next?" else ""] * 60
+    session.run()
+    assert face.titles[face.forgotten - 1] == "Ready?"
+    assert face.titles[face.forgotten] == "What next?"

@@ -3,22 +3,28 @@
 `WOODSHED_SNAPSHOTS=write pytest tests/wizard/test_snapshots.py` writes them anew after a wanted change.
 """
 
+import html
+import io
 import os
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.wizard.conftest import ScriptedFace
+from woodshed.console import Terminal
 from woodshed.settings.files import save_user_settings
 from woodshed.wizard import consequences, settings_pages
-from woodshed.wizard.face import FANCY
+from woodshed.wizard.face import FANCY, Line
 from woodshed.wizard.jobs import Job
-from woodshed.wizard.layout import question
+from woodshed.wizard.layout import answer_line, line, question
+from woodshed.wizard.lines import show_lines
 from woodshed.wizard.session import Session
 
 FOLDER = Path(__file__).parent / "snapshots"
 DOCS = Path(__file__).parents[2] / "docs" / "wizard.md"
+PICTURES = DOCS.parent / "pictures"
 WIDTHS = (60, 80, 140)
 ANSWERS = {
     "What next?": "lora",
@@ -27,6 +33,7 @@ ANSWERS = {
     "Rank": ["?", "0", "8"],
     "Batch size": "2",
 }
+JOBS = ("train", "preprocess", "estimate", "generate", "inspect", "export")
 PAGES = {
     "first_run": ("First run", "[1/"),
     "start": ("[1/8] Start", "[2/8]"),
@@ -56,8 +63,8 @@ class DrawnFace(ScriptedFace):
 
 
 @pytest.fixture
-def drawn(job_for, monkeypatch):
-    """Walk from a fresh folder to the review at some width, and return everything that was shown."""
+def walked(job_for, monkeypatch):
+    """Walk a face from a fresh folder to the review and out."""
     monkeypatch.setattr(consequences, "device_memory", lambda _: 16 * 2**30)
     monkeypatch.setattr(consequences, "matrix_speed", lambda *_: 50e9)
 
@@ -67,7 +74,7 @@ def drawn(job_for, monkeypatch):
 
     monkeypatch.setattr(settings_pages, "save_user_settings", save_as_usual)
 
-    def draw(width):
+    def walk(face_of):
         prepared = {title: list(value) if isinstance(value, list) else [value] for title, value in ANSWERS.items()}
 
         def answer(ask):
@@ -77,13 +84,94 @@ def drawn(job_for, monkeypatch):
             left = prepared.get(ask.title, [])
             return left.pop(0) if left else ""
 
-        face = DrawnFace([answer] * 80, width)
-        jobs: dict[str, Job] = {name: job_for(name) for name in ("train", "preprocess", "estimate", "generate")}
+        face = face_of([answer] * 80)
+        jobs: dict[str, Job] = {name: job_for(name) for name in JOBS}
         Session(jobs, face).run()
-        text = "\n".join(face.said)
-        return re.sub(r"Woodshed \d+\.\d+\.\d+", "Woodshed", text)
+        return face
+
+    return walk
+
+
+@pytest.fixture
+def drawn(walked):
+    """Return everything that was shown from a fresh folder to the review at some width."""
+
+    def draw(width):
+        face = walked(lambda answers: DrawnFace(answers, width))
+        return re.sub(r"Woodshed \d+\.\d+\.\d+", "Woodshed", "\n".join(face.said))
 
     return draw
+
+
+PICTURED = {
+    "What next?": "menu",
+    "Begin with a preset?": "presets",
+    "Model": "model",
+    "Ready?": "review",
+}
+"""The questions of which docs/pictures has a picture, as a real terminal looks while they wait."""
+
+
+class PicturedFace(ScriptedFace):
+    """Shows what the face with keys leaves on the screen: answered questions give way to one quiet line."""
+
+    glyphs = FANCY
+    width = 80
+
+    def __init__(self, answers) -> None:
+        super().__init__(answers)
+        self.rows: list[Line] = []
+        self.pictures: dict[str, list[Line]] = {}
+
+    def ask(self, ask) -> str:
+        here = [line(), *question(ask, self.width - 1, FANCY), line(f"  {FANCY.mark} ")]
+        self.pictures.setdefault(ask.title, [*self.rows, *here])
+        return super().ask(ask)
+
+    def show(self, lines) -> None:
+        for row in lines:
+            if row[0][0] == "title" and row[-1][1].endswith(FANCY.rule):  # a new page
+                self.rows = []
+            self.rows.append(row)
+
+    def note_answer(self, title, value, *, is_kept) -> None:
+        self.rows.append(answer_line(title, value, is_kept=is_kept))
+
+
+def broken(row):
+    """Break a line that is wider than the terminal where the terminal would: only the command is."""
+    if sum(len(text) for _, text in row) <= 80:
+        return [row]
+    ((style, text),) = row
+    return [line(text[start : start + 80], style) for start in range(0, len(text), 80)]
+
+
+def picture(rows):
+    """Return lines of the screen as an SVG picture of a terminal."""
+    terminal = Terminal()
+    terminal.out = Console(
+        record=True, width=80, file=io.StringIO(), force_terminal=True, color_system="truecolor", highlight=False
+    )
+    show_lines(terminal, [part for row in rows for part in broken(row)])
+    return terminal.out.export_svg(title="woodshed", unique_id="woodshed")
+
+
+def letters_of(svg):
+    """Return the letters in a picture, without the title bar and without space."""
+    texts = re.findall(r"<text [^>]*woodshed-r\d[^>]*>(.*?)</text>", svg)
+    return "".join(html.unescape("".join(texts)).split())
+
+
+def test_the_pictures_show_the_pages_as_they_are(walked):
+    face = walked(PicturedFace)
+    for title, name in PICTURED.items():
+        path = PICTURES / f"wizard_{name}.svg"
+        rows = face.pictures[title]
+        if os.environ.get("WOODSHED_SNAPSHOTS") == "write":
+            path.write_text(picture(rows), encoding="utf-8")
+        shown = "".join(word for row in rows for _, text in row for word in text.split())
+        assert letters_of(path.read_text(encoding="utf-8")) == shown, name
+    assert {path.name for path in PICTURES.glob("wizard_*")} == {f"wizard_{name}.svg" for name in PICTURED.values()}
 
 
 def cut(text, start, end):

@@ -9,126 +9,137 @@ import pytest
 
 pytest.importorskip("pexpect", reason="there are no pseudo-terminals on Windows")
 
-from tests.wizard.screen import CTRL_C, DOWN, ENTER, ESCAPE, Screen
-from tests.wizard.test_walk import make_tune
+from tests.wizard.screen import CLOSES, CTRL_C, DOWN, ENTER, ESCAPE, OPENS, UP
 from woodshed.settings.declare import declarations
-from woodshed.settings.files import preset_values, read_user_settings, save_user_settings
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import list_checkpoints
 
 
-@pytest.fixture
-def open_wizard():
-    """Start the program in a terminal; it is ended with the test."""
-    opened = []
-
-    def start(*words, **options):
-        opened.append(Screen(*words, **options))
-        return opened[-1]
-
-    yield start
-    for screen in opened:
-        screen.child.close(force=True)
-
-
-@pytest.fixture
-def known(home):
-    save_user_settings({"checkpoint_dir": str(home / "checkpoints")})
-    return home
-
-
-@pytest.mark.slow
 def test_enter_alone_leads_from_nothing_to_a_finished_adapter(open_wizard, home):
     screen = open_wizard()
-    screen.wait_for("Where do the checkpoints live?")
-    screen.enter_until("The adapter is ready", 240)
+    screen.wait_for_question("Where do the checkpoints live?")
+    screen.enter_until("Ready?")
+    screen.answer("Ready?")
+    screen.wait_for("epoch ")
+    screen.press(ENTER * 3)  # while nobody is asked: it must not answer what comes
+    screen.answer("The adapter is ready. Listen to it?", "menu")
     assert (home / "output" / "base-lora-1" / "final" / "adapter_model.safetensors").is_file()
-    screen.answer("The adapter is ready", "menu" + ENTER)
-    screen.answer("What next?", "q" + ENTER)
+    screen.answer("What next?", "q")
     assert screen.finish() == 0
     assert sorted(path.name for path in home.iterdir()) == ["checkpoints", "output", "songs"]
 
 
-@pytest.mark.slow
+def test_a_dozen_enters_lead_from_a_fresh_folder_to_a_running_training(open_wizard, home):
+    screen = open_wizard()
+    enters = screen.enter_until("Begin with a preset?")
+    screen.type("quick" + ENTER)
+    enters += screen.enter_until("Attention type")
+    screen.type("r" + ENTER)
+    screen.answer("Ready?")
+    screen.wait_for("epoch ")
+    assert enters + 3 <= 12
+    screen.answer("The adapter is ready. Listen to it?", "q")
+    assert (home / "output" / "base-lora-1" / "final").is_dir()
+
+
 @pytest.mark.usefixtures("known")
 def test_arrows_filters_back_and_a_preset_work_together(open_wizard):
     screen = open_wizard()
-    screen.answer("What next?", DOWN + ENTER)
+    screen.answer("What next?", DOWN)
     screen.answer("How much do you want to decide?")
-    screen.answer("Begin with a preset?", "strong" + ENTER)
+    screen.answer("Begin with a preset?", "strong")
     screen.answer("Checkpoint directory")
-    screen.answer("  Which model variant to train on.", "xl-t" + ENTER)
-    screen.answer("Folder with preprocessed .pt files.", ESCAPE)
-    screen.wait_for("Enter keeps acestep-v15-xl-turbo (your answer)")
-    screen.answer("  Which model variant to train on.", "base" + ENTER)
-    screen.enter_until("Kronecker factorization factor")
-    assert "Enter keeps 8 (preset lokr_strong)" in screen.text
-    screen.press("?")
-    screen.wait_for("Leave at auto unless you understand")
-    screen.answer("Kronecker factorization factor", "0" + ENTER)
-    screen.wait_for("lokr_factor must be -1 (automatic) or at least 1; got 0.")
-    screen.answer("Kronecker factorization factor", "4" + ENTER)
+    screen.answer("Model", "xl-t")
+    screen.answer("Dataset directory", ESCAPE, end="")
+    screen.wait_for_question("Model")
+    assert "Enter keeps acestep-v15-xl-turbo (your answer)" in screen.question
+    screen.type("base" + UP + DOWN + ENTER)
+    screen.enter_until("Factor")
+    assert "Enter keeps 8 (preset lokr_strong)" in screen.question
+    screen.type("0" + ENTER)
+    screen.wait_for_question("Factor")
+    assert "lokr_factor must be -1 (automatic) or at least 1; got 0." in screen.all_text
+    screen.type("4" + ENTER)
     screen.enter_until("Ready?")
     assert "--preset lokr_strong" in screen.unbroken
     assert "--lokr-factor 4" in screen.unbroken
-    screen.answer("Ready?", "preset" + ENTER)
-    screen.answer("Name of the preset", "mine" + ENTER)
-    screen.answer("Where to")
-    screen.wait_for("Saved as")
-    assert preset_values("mine") == {"adapter_type": "lokr", "lokr_factor": 4}
+    assert "--model acestep-v15-base" in screen.unbroken
 
 
-@pytest.mark.slow
 def test_ctrl_c_during_training_saves_and_the_menu_resumes(open_wizard, known):
     screen = open_wizard()
     screen.answer("What next?")
     screen.enter_until("Ready?")
-    screen.answer("Ready?", "epochs" + ENTER)
-    screen.answer("Full passes through the dataset.", "100000" + ENTER)
-    screen.answer("Ready?", "start" + ENTER)
-    screen.wait_for("epoch 3", 120)
+    screen.answer("Ready?", "epochs")
+    screen.answer("Max epochs", "100000")
+    screen.answer("Ready?", "start")
+    screen.wait_for("epoch 3")
+    screen.press(ENTER + "xyzzy" + ENTER + "q" + ENTER)  # while nobody is asked
+    screen.wait_for("epoch 9")
     screen.press(CTRL_C)
-    screen.wait_for("The state is saved. Start the training again", 60)
+    screen.wait_for_question("What next?")
+    assert "The state is saved. Start the training again" in screen.all_text
+    assert b"xyzzy" not in screen.raw
     assert list_checkpoints(known / "output" / "base-lora-1")
-    screen.answer("What next?", "lora" + ENTER)
+    screen.answer("What next?", "lora")
     screen.answer("How much do you want to decide?")
-    screen.wait_for("Ready?")
+    screen.wait_for_question("Ready?")
     assert "--resume-from latest" in screen.unbroken
-    screen.press(CTRL_C)
-    screen.wait_for("Back to the menu; your answers are kept.")
-    screen.wait_for("What next?")
-    screen.press(CTRL_C)
+    screen.type(CTRL_C)
+    screen.wait_for_question("What next?")
+    screen.type(CTRL_C)
     assert screen.finish() == 130
 
 
 @pytest.mark.usefixtures("known")
 def test_a_resized_terminal_is_laid_out_anew(open_wizard):
-    screen = open_wizard(columns=100)
-    screen.wait_for("What next?")
-    screen.resize(60, 30)
-    screen.press(DOWN)
-    screen.wait_for("Enter takes Train a LoRA")
-    screen.answer("What next?", "lora" + ENTER)
-    screen.wait_for("How much do you want to decide?")
-    assert max(map(len, screen.text.splitlines())) <= 60
-    screen.resize(120, 40)
-    screen.answer("How much do you want to decide?")
-    screen.wait_for("Begin with a preset?")
+    screen = open_wizard(columns=100, rows=50)
+    screen.answer("What next?", "lora")
+    screen.answer("How much do you want to decide?", "advanced")
+    screen.answer("Begin with a preset?", "quick_test")
+    for columns in (60, 140, 80):
+        screen.wait_for_question()
+        screen.resize(columns, 30)
+        screen.type("?")  # while it is drawn anew
+        screen.wait_for_question()
+        assert max(map(len, screen.question.splitlines())) < columns
+        for _ in range(6):
+            screen.type(ENTER)
+            screen.wait_for_question()
+            header = [row for row in screen.text.splitlines() if row.endswith("\u2500")][-1:]
+            assert all(len(row) <= min(columns, 100) for row in header)
+            assert max(map(len, screen.text.splitlines()[-8:])) <= columns
 
 
-@pytest.mark.slow
-def test_a_fine_tune_of_unknown_base_is_asked_about(open_wizard, known):
-    make_tune(known)
-    screen = open_wizard()
-    screen.answer("What next?")
-    screen.answer("How much do you want to decide?")
-    screen.answer("Begin with a preset?")
-    screen.answer("Checkpoint directory")
-    screen.answer("  Which model variant to train on.", "tune" + ENTER)
-    screen.answer("Base of the fine-tune", "turbo" + ENTER)
-    screen.enter_until("Ready?")
-    assert "--shift 3.0" in screen.unbroken
-    assert read_user_settings()["bases"] == {"my-tune": "turbo"}
+@pytest.mark.parametrize("columns", [60, *(pytest.param(columns, marks=pytest.mark.slow) for columns in (80, 140))])
+@pytest.mark.usefixtures("known")
+def test_every_question_fits_the_terminal(open_wizard, columns):
+    screen = open_wizard(columns=columns, rows=24)
+    screen.answer("What next?", "lokr")
+    screen.answer("How much do you want to decide?", "advanced")
+    while True:
+        screen.wait_for_question()
+        if screen.title == "Ready?":
+            break
+        assert screen.title, screen.text
+        assert "? why" in screen.question
+        assert max(map(len, screen.text.splitlines())) <= columns
+        screen.type("?")
+        screen.wait_for_question()
+        screen.type(ENTER)
+
+
+@pytest.mark.usefixtures("known")
+def test_a_list_that_is_higher_than_the_terminal_scrolls_with_the_choice(open_wizard):
+    screen = open_wizard(columns=60, rows=14)
+    screen.wait_for_question("What next?")
+    assert screen.selected.startswith("1  Train a LoRA")
+    assert "q leave" in screen.question
+    screen.press(UP)
+    screen.wait_until(lambda: "Leave" in screen.selected, "the last choice")
+    assert screen.question.startswith("What next?")
+    screen.type(ENTER)
+    assert screen.finish() == 0
 
 
 def colours(screen):
@@ -138,23 +149,24 @@ def colours(screen):
 @pytest.mark.usefixtures("known")
 def test_no_color_is_honoured_and_keys_still_work(open_wizard):
     screen = open_wizard(NO_COLOR="1")
-    screen.answer("What next?", DOWN + ENTER)
-    screen.wait_for("How much do you want to decide?")
+    screen.answer("What next?", DOWN)
+    screen.answer("How much do you want to decide?", CTRL_C, end="")
+    screen.wait_for_question("What next?")
     assert not colours(screen)
     painted = open_wizard()
-    painted.wait_for("What next?")
+    painted.wait_for_question("What next?")
     assert colours(painted)
 
 
 @pytest.mark.usefixtures("known")
 def test_plain_in_a_terminal_draws_nothing_and_asks_line_by_line(open_wizard):
     screen = open_wizard("--plain")
-    screen.wait_for("What next?")
+    screen.wait_for("Enter takes Train a LoRA")
     screen.press("2" + ENTER)
     screen.wait_for("How much do you want to decide?")
     screen.press("1" + ENTER)
     screen.wait_for("Begin with a preset?")
-    assert b"\x1b" not in screen.raw.replace(b"\x1b[?2004h", b"").replace(b"\x1b[?2004l", b"")  # readline's paste mode
+    assert b"\x1b" not in screen.raw.replace(OPENS, b"").replace(CLOSES, b"")  # readline's paste mode
     assert screen.text.isascii()
     screen.press(CTRL_C)
     screen.wait_for("Back to the menu")
@@ -191,3 +203,31 @@ def test_a_pipe_that_runs_dry_says_where():
     assert 'The input ended at the question "Begin with a preset?". Nothing more was started.' in " ".join(
         (done.stdout + done.stderr).split()
     )
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_the_wizard_is_answered_in_an_old_code_page(home, encoding):
+    answers = ["checkpoints", "lora", "basic", "", "", "", "", "out-\u00fc", "b", "", "q", "leave"]
+    done = subprocess.run(
+        [sys.executable, "-m", "woodshed"],
+        input="\n".join(answers).encode("utf-8" if encoding == "ascii" else encoding),
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
+        cwd=home,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Attention type" in done.stdout
+    kept = {"cp1252": "out-\u00fc".encode("cp1252"), "ascii": b"out-\\udcc3\\udcbc"}[encoding]
+    assert b"Enter keeps " + kept in done.stdout
+    assert (b"\\u" in done.stdout) == (encoding == "ascii")
+
+
+@pytest.mark.usefixtures("known")
+def test_a_terminal_with_an_old_code_page_is_drawn_with_the_letters_it_has(open_wizard):
+    screen = open_wizard(PYTHONIOENCODING="cp1252")
+    screen.answer("What next?", DOWN)
+    screen.answer("How much do you want to decide?", "q")
+    screen.answer("What next?", "leave")
+    assert screen.finish() == 0
+    assert screen.raw.isascii()

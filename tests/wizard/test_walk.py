@@ -128,6 +128,28 @@ def test_back_from_the_first_question_leaves_and_an_answer_given_before_is_what_
     assert again.dialog.face.asked[0].default == "continue"
 
 
+@pytest.mark.parametrize("word", ["basic", "advanced"])
+def test_r_leads_to_the_review_as_soon_as_nothing_is_missing(walk_with, word):
+    reviewed = []
+    walk = walk_with([answer_all({"Seed": "7"}, **{MODE: word, TITLES["attention_type"]: "r"})] * 60)
+    walk._review = reviewed.append
+    walk.run()
+    titles = [title.split(" (")[0] for title in walk.dialog.face.titles]
+    assert titles[-1] == "Attention type"
+    assert reviewed == [walk]
+    skippable = [ask.title for ask in walk.dialog.face.asked if ask.can_skip]
+    assert not {"Checkpoint directory", "Model", "Dataset directory", "Output directory", MODE} & {*skippable}
+    assert all(("r review" in ask.hints) == ask.can_skip for ask in walk.dialog.face.asked)
+    assert walk.draft.resolve().settings.seed == 42
+
+
+def test_r_is_an_answer_like_any_other_while_something_is_missing(walk_with):
+    walk = walk_with(["", "", "", "r", ToMenuError()])
+    with pytest.raises(ToMenuError):
+        walk.run()
+    assert "There is no model r" in walk.dialog.face.text
+
+
 def test_every_question_tells_why(walk_with):
     def ask_why_first(ask):
         seen.append(ask.title)
@@ -194,9 +216,29 @@ def test_a_preset_of_the_other_adapter_is_not_offered(walk_with):
         with pytest.raises(ToMenuError):
             walk.run()
         offered[adapter] = {choice.word for choice in walk.dialog.face.asked[1].choices}
-    assert offered["lora"] - offered["lokr"] >= {"mine", "quick_test"}
+    assert offered["lora"] - offered["lokr"] == {"mine"}
     assert offered["lokr"] - offered["lora"] == {"lokr_strong"}
-    assert {"both", "recommended"} <= offered["lora"] & offered["lokr"]
+    assert {"both", "recommended", "vram_8gb"} <= offered["lora"] & offered["lokr"]
+
+
+def test_what_of_a_preset_does_nothing_for_this_adapter_is_said(walk_with):
+    walk = walk_with([answer_all({}, **{PRESET: "vram_8gb"})] * 60, adapter="lokr")
+    walk.run()
+    assert "Rank of this preset has no effect here: the adapter is a LoKr." in walk.dialog.face.text
+    assert walk.draft.resolve().settings.optimizer_type == "adamw8bit"
+
+
+def test_a_preset_stays_chosen_when_the_kind_of_adapter_changes_after_it(walk_with):
+    save_preset("mine", {"rank": 8, "epochs": 3})
+    script = {"Adapter type": "lokr", PRESET: "mine", MODE: "advanced"}
+    walk = walk_with([answer_all({}, **script)] * 6 + [ToMenuError()])
+    with pytest.raises(ToMenuError):
+        walk.run()
+    walk.draft.try_answer("adapter_type", "lokr")
+    again = walk_with([answer_all({}, **{MODE: "advanced"})] * 80, draft=walk.draft)
+    again.run()
+    assert again.draft.preset == "mine"
+    assert again.draft.resolve().settings.epochs == 3
 
 
 def test_a_preset_is_loaded_changed_saved_and_loaded_again(walk_with):
@@ -236,6 +278,30 @@ def test_a_model_that_says_what_it_is_is_not_asked_about(walk_with):
     walk = walk_with([""] * 60)
     walk.run()
     assert "Base of the fine-tune" not in walk.dialog.face.titles
+
+
+@pytest.mark.parametrize("job", ["train", "preprocess", "estimate", "generate"])
+def test_enter_alone_chooses_nothing_but_what_has_no_default(walk_with, home, job):
+    (home / "music").mkdir()
+    (home / "music" / "a.wav").touch()
+    walk = walk_with([answer_all({"Prompt": "a lute", "Audio directory": "music"}, **{MODE: "advanced"})] * 90, job=job)
+    walk.run()
+    chosen = settings_of(job, command_words(walk.job, walk.draft)).model_fields_set
+    required = {name for name, field in walk.job.kind.model_fields.items() if field.is_required()}
+    answered = {"train": {"adapter_type"}, "preprocess": {"audio_dir"}}.get(job, set())
+    assert chosen == required | answered  # what a song list says would not be heard over more
+
+
+def test_what_is_typed_is_chosen_even_where_it_is_the_default(walk_with, home):
+    (home / "music").mkdir()
+    (home / "music" / "a.wav").touch()
+    typed = {"Audio directory": "music", "Tag position": "prepend", "Genre ratio": "0"}
+    walk = walk_with([answer_all(typed, **{MODE: "advanced"})] * 90, job="preprocess")
+    walk.run()
+    settings = settings_of("preprocess", command_words(walk.job, walk.draft))
+    assert {"tag_position", "genre_ratio"} <= settings.model_fields_set
+    assert "custom_tag" not in settings.model_fields_set
+    assert walk.draft.resolve().settings.model_fields_set == settings.model_fields_set
 
 
 def test_an_output_folder_that_holds_a_run_is_continued_only_when_asked(walk_with, home):

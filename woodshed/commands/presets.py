@@ -59,14 +59,21 @@ def _words(arguments: argparse.Namespace, least: int, most: int, usage: str) -> 
         UsageError: when it is too little or too much.
     """
     words: list[str] = arguments.words
-    if not least <= len(words) <= most:
-        raise UsageError(f"Say which preset to {arguments.action}: woodshed presets {arguments.action} {usage}.")
-    return words
+    if least <= len(words) <= most:
+        return words
+    action = arguments.action
+    if most == 0:
+        raise UsageError(f"woodshed presets {action} takes no further words; got {' '.join(words)}.")
+    listed = [name for name, value in vars(arguments).items() if isinstance(value, list) and name != "words"]
+    found = f"got {' '.join(words)}" if words else "got nothing"
+    hint = f" Every word behind --{listed[0].replace('_', '-')} counts as one of its values." if listed else ""
+    raise UsageError(f"Say which preset to {action}: woodshed presets {action} {usage}; {found}.{hint}")
 
 
 def _list(arguments: argparse.Namespace, terminal: Terminal) -> None:
     from woodshed.settings.files import find_presets
 
+    _words(arguments, 0, 0, "")
     found = dict(sorted(find_presets().items()))
     if "json" in arguments:
         terminal.data(json.dumps(found, indent=1))

@@ -87,6 +87,22 @@ def flag_layer(arguments: argparse.Namespace, kind: type[Settings]) -> Layer:
     return Layer("command line", {name: value for name, value in vars(arguments).items() if name in kind.model_fields})
 
 
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Return what was typed, in whatever order: a word behind a flag's value is still one of the command's words.
+
+    Raises:
+        UsageError: naming everything that nobody knows.
+    """
+    known, unknown = parser.parse_known_args(words)
+    listed = [action.dest for action in parser._actions if not action.option_strings and action.nargs == "*"]
+    if listed and not any(word.startswith("-") for word in unknown):  # argparse gives it those before the flags only
+        setattr(known, listed[0], [*getattr(known, listed[0]), *unknown])
+        return known
+    if unknown:
+        refuse_unknown(parser, unknown)
+    return known
+
+
 def refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Name every argument nobody knows, each with the nearest flag.
 

@@ -92,11 +92,12 @@ def after(name: str, draft: Draft, dialog: Dialog) -> None:
     """Follow up an answer that was accepted: a folder that holds a run is continued or left alone."""
     if name != "output_dir" or "resume_from" not in draft.kind.model_fields:
         return
-    from woodshed.training.checkpoint import holds_a_run, list_checkpoints
-
     folder = Path(str(dict(draft.look().settings)["output_dir"]))
-    is_resuming = draft.answers.get("resume_from")
-    if not folder.is_dir() or not holds_a_run(folder) or is_resuming:
+    if not folder.is_dir() or draft.answers.get("resume_from"):
+        return
+    from woodshed.training.checkpoint import holds_a_run, list_checkpoints  # loads torch
+
+    if not holds_a_run(folder):
         return
     if not list_checkpoints(folder):
         dialog.note(f"{folder} already holds a run without a checkpoint to continue from. Choose another folder.")

@@ -1,5 +1,6 @@
 """Asking until there is an answer: the keys that every question knows, and what a wrong answer is told."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -20,6 +21,10 @@ class BackError(Exception):
 
 class ToMenuError(Exception):
     """The user wants the menu."""
+
+
+class ToReviewError(Exception):
+    """The user wants the review, with everything else as it stands."""
 
 
 class RefusedError(Exception):
@@ -66,6 +71,11 @@ class Dialog:
         for sentence in sentences:
             self.face.show(paragraph(sentence, self.face.width, "problem"))
 
+    def announce_loading(self) -> None:
+        """Say why the next answer takes seconds, the first time that something needs PyTorch."""
+        if "torch" not in sys.modules:
+            self.face.show(paragraph("Loading PyTorch, which takes a few seconds.", self.face.width, "dim"))
+
     def show(self, lines: Iterable[Line]) -> None:
         """Print lines as they are."""
         self.face.show(list(lines))
@@ -81,6 +91,7 @@ class Dialog:
         Raises:
             BackError: on `b`.
             ToMenuError: on `q`.
+            ToReviewError: on `r`, where the question offers it.
         """
         while True:
             typed = self.face.ask(ask)
@@ -90,6 +101,8 @@ class Dialog:
                 raise BackError
             elif typed.lower() == "q":
                 raise ToMenuError
+            elif typed.lower() == "r" and ask.can_skip:
+                raise ToReviewError
             else:
                 try:
                     return read(typed)

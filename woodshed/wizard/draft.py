@@ -11,8 +11,6 @@ from woodshed.settings.rules import inert, remarks
 from woodshed.settings.schema import TrainSettings
 
 ANSWER = "your answer"
-TURBO_PLAYBACK = {"shift": "3.0", "num_inference_steps": "8"}
-"""What auto would choose for turbo. Source: ACE-Step 1.5 inference presets."""
 
 
 class Draft:
@@ -51,7 +49,10 @@ class Draft:
         """Return what must be said outright because the model's files do not say that it is a turbo model."""
         if not self.is_base_unknown or self.base != "turbo":
             return {}
-        return {name: value for name, value in TURBO_PLAYBACK.items() if name in self.kind.model_fields}
+        from woodshed.sampling.recipes import TURBO_SHIFT, TURBO_STEPS  # loads torch, as finding the model did
+
+        playback = {"shift": TURBO_SHIFT, "num_inference_steps": TURBO_STEPS}
+        return {name: value for name, value in playback.items() if name in self.kind.model_fields}
 
     def resolve(self) -> Resolved[Settings]:
         """Return the settings as the run would get them.

@@ -30,6 +30,7 @@ class Ask:
     hints: tuple[str, ...] = ("? why", "b back", "q menu")
     is_path: bool = False
     is_open: bool = False  # with choices: other answers are accepted too
+    can_skip: bool = False  # `r` leads to the review
     is_menu: bool = False  # its answer is a way to go, not a value worth noting down
 
 
@@ -59,6 +60,9 @@ class Face(Protocol):
     def show(self, lines: Sequence[Line]) -> None:
         """Print lines that stay."""
 
+    def forget_keys(self) -> None:
+        """Drop what was typed while nobody was asked, so that it does not answer the next question."""
+
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         """Leave a trace of an answer, where the question itself does not stay on the screen."""
 
@@ -70,16 +74,17 @@ class Glyphs:
     rule: str
     dot: str
     mark: str
+    arrow: str
 
 
-FANCY = Glyphs(rule="\u2500", dot="\u00b7", mark="\u203a")
-ASCII = Glyphs(rule="-", dot="|", mark=">")
+FANCY = Glyphs(rule="\u2500", dot="\u00b7", mark="\u203a", arrow="\u2192")
+ASCII = Glyphs(rule="-", dot="|", mark=">", arrow="->")
 
 
 def pick_glyphs(encoding: str | None) -> Glyphs:
     """Return the signs that an output encoding has."""
     try:
-        "".join((FANCY.rule, FANCY.dot, FANCY.mark)).encode(encoding or "ascii")
+        "".join(vars(FANCY).values()).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return FANCY

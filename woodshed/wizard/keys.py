@@ -3,23 +3,26 @@
 from collections.abc import Sequence
 
 from prompt_toolkit.application import Application
+from prompt_toolkit.application.current import get_app_session
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import PathCompleter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input
+from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, VSplit, Window
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style as Sheet
 
 from woodshed.console import Terminal
+from woodshed.keyboard import forget_keys
 from woodshed.wizard.dialog import matching
 from woodshed.wizard.face import Ask, Choice, EndOfInputError, Glyphs, Line, pick_glyphs
-from woodshed.wizard.layout import INDENT, question
+from woodshed.wizard.layout import INDENT, answer_line, question
 from woodshed.wizard.lines import show_lines
 
 SHEET = Sheet.from_dict({"title": "bold", "dim": "ansibrightblack", "accent": "ansicyan bold", "note": "ansiyellow"})
-MOST_ROWS = 12  # of choices at a time
+MOST_ROWS, FEWEST_ROWS = 12, 3  # choices at a time
 COMMANDS = ("b", "q", "?")
 
 
@@ -51,10 +54,14 @@ class KeysFace:
         """Print lines."""
         show_lines(self._terminal, lines)
 
+    def forget_keys(self) -> None:
+        """Drop what was typed: what the terminal holds, and what was read behind the Enter of the last answer."""
+        clear_typeahead(self._source or get_app_session().input)
+        forget_keys()
+
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         """Print one quiet line that says what was answered."""
-        start = f"{INDENT}{title}  ".ljust(28)
-        self.show([(("dim", start), ("dim" if is_kept else "", value))])
+        self.show([answer_line(title, value, is_kept=is_kept)])
 
 
 class _Screen:
@@ -81,10 +88,13 @@ class _Screen:
     def _typed(self) -> str:
         return self._buffer.text.strip()
 
+    def _is_command(self, typed: str) -> bool:
+        return typed.lower() in COMMANDS or (self._ask.can_skip and typed.lower() == "r")
+
     def _visible(self) -> list[Choice]:
         """Return the choices that what was typed leaves over."""
         typed = self._typed
-        if not typed or typed.lower() in COMMANDS:
+        if not typed or self._is_command(typed):
             return list(self._ask.choices)
         exact = [choice for choice in self._ask.choices if str(self._numbers[choice.word]) == typed]
         return exact or matching(self._ask.choices, typed)
@@ -112,11 +122,16 @@ class _Screen:
 
         size = get_app().output.get_size()
         visible = self._visible()
-        first = self._first_row(len(visible), size.rows)
-        part = visible[first : first + self._rows(size.rows)]
+        self._selected = max(min(self._selected, len(visible) - 1), 0)
         selected = self._numbers[visible[self._selected].word] if visible else 0
-        shown = [(self._numbers[choice.word], choice) for choice in part]
-        lines = question(self._ask, size.columns - 1, self._glyphs, shown=shown, selected=selected)
+        most = MOST_ROWS
+        while True:  # notes may take rows of their own, so how many choices fit is seen when they are laid out
+            first = max(min(self._selected - most // 2, len(visible) - most), 0)
+            shown = [(self._numbers[choice.word], choice) for choice in visible[first : first + most]]
+            lines = question(self._ask, size.columns - 1, self._glyphs, shown=shown, selected=selected)
+            if len(lines) + 2 <= size.rows or most <= FEWEST_ROWS:
+                break
+            most -= 1
         pieces: StyleAndTextTuples = [("", "\n")]
         for row in lines:
             pieces += [(f"class:{style}" if style else "", text) for style, text in row]
@@ -124,22 +139,13 @@ class _Screen:
         pieces.pop()
         return pieces
 
-    def _rows(self, height: int) -> int:
-        return max(min(MOST_ROWS, height - len(self._ask.text) - 8), 3)
-
-    def _first_row(self, count: int, height: int) -> int:
-        """Return which choice stands at the top, so that the selected one is in view."""
-        self._selected = max(min(self._selected, count - 1), 0)
-        rows = self._rows(height)
-        return max(min(self._selected - rows // 2, count - rows), 0)
-
     def _answer(self) -> str:
         """Return what Enter means now."""
         typed = self._typed
         if not typed:
             chosen = self._ask.choices[self._selected].word if self._ask.choices else ""
             return "" if chosen == self._ask.default else chosen
-        if typed.lower() in COMMANDS or not self._ask.choices:
+        if self._is_command(typed) or not self._ask.choices:
             return typed
         visible = self._visible()
         is_word = any(typed.casefold() == choice.word.casefold() for choice in self._ask.choices)

@@ -56,7 +56,7 @@ def question(
 
 
 def choice_lines(numbered: Sequence[tuple[int, Choice]], selected: int, width: int, glyphs: Glyphs) -> list[Line]:
-    """Return one line per choice: number, title and note in columns; notes go below where there is no room."""
+    """Return the choices: number, title and note in columns; notes go below where there is no room beside."""
     if not numbered:
         return [line("      nothing matches; Backspace shows all again", "dim")]
     widest = max(len(choice.title) for _, choice in numbered)
@@ -66,29 +66,30 @@ def choice_lines(numbered: Sequence[tuple[int, Choice]], selected: int, width: i
         mark = glyphs.mark if is_selected else " "
         start = f"  {mark} {number:>2}  "
         style: Style = "accent" if is_selected else ""
-        room = width - len(start) - widest - 2
-        if not choice.note:
+        room = min(width, WIDEST) - len(start) - widest - 2
+        if not choice.note or room < min(len(choice.note), 24):
             lines.append(((style, start + choice.title),))
-        elif room >= min(len(choice.note), 24):
-            note = textwrap.shorten(choice.note, room, placeholder="...")
-            lines.append(((style, start + choice.title.ljust(widest)), ("dim", f"  {note}")))
+            lines += paragraph(choice.note, width, "dim", indent=" " * len(start)) if choice.note else []
         else:
-            lines.append(((style, start + choice.title),))
-            lines += paragraph(choice.note, width, "dim", indent=" " * len(start))
+            first, *further = textwrap.wrap(choice.note, room)
+            lines.append(((style, start + choice.title.ljust(widest)), ("dim", f"  {first}")))
+            lines += [line(" " * (len(start) + widest + 2) + part, "dim") for part in further]
     return lines
 
 
 def keys(ask: Ask, width: int, glyphs: Glyphs) -> list[Line]:
-    """Return what the keys do, as the last lines of a question."""
-    parts = ([f"Enter {ask.enter}"] if ask.enter else []) + list(ask.hints)
-    lines: list[str] = []
-    for part in parts:
-        joined = f"{lines[-1]} {glyphs.dot} {part}" if lines else part
-        if lines and len(joined) + len(INDENT) <= min(width, WIDEST):
-            lines[-1] = joined
-        else:
-            lines.append(part)
-    return [row for text in lines for row in paragraph(text, width, "dim")]
+    """Return what Enter and the other keys do, on one line where there is room for both."""
+    room = min(width, WIDEST) - len(INDENT)
+    enter = [f"Enter {ask.enter}"] if ask.enter else []
+    others = f" {glyphs.dot} ".join(ask.hints)
+    together = f" {glyphs.dot} ".join([*enter, others])
+    rows = [together] if len(together) <= room else [*enter, others]
+    return [row for text in rows for row in paragraph(text, width, "dim")]
+
+
+def answer_line(title: str, value: str, *, is_kept: bool) -> Line:
+    """Return the quiet line that a question leaves behind."""
+    return (("dim", f"{INDENT}{title}  ".ljust(28)), ("dim" if is_kept else "", value))
 
 
 def columns(rows: Iterable[tuple[str, str, str]], width: int) -> list[Line]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from woodshed.console import Terminal
+from woodshed.keyboard import forget_keys
 from woodshed.wizard.face import Ask, EndOfInputError, Glyphs, Line, Style, pick_glyphs
 from woodshed.wizard.layout import question
 
@@ -24,7 +25,7 @@ def show_lines(terminal: Terminal, lines: Sequence[Line]) -> None:
     for pieces in lines:
         text = Text.assemble(*((piece, STYLES[style]) for style, piece in pieces))
         text.rstrip()
-        terminal.out.print(text, soft_wrap=True)
+        terminal.styled(text)
 
 
 class LinesFace:
@@ -47,18 +48,19 @@ class LinesFace:
         show_lines(self._terminal, [(("", ""),), *question(ask, self.width, self.glyphs)])
         prompt = f"  {self.glyphs.mark} "
         try:
-            typed = self._terminal.out.input(prompt, markup=False, emoji=False)
+            typed = self._terminal.read(prompt)
         except EOFError:
             self._terminal.say()
             raise EndOfInputError(ask.title) from None
-        typed = typed.strip().lstrip("\ufeff")  # some shells put a mark in front of what they pipe
-        if not sys.stdin.isatty():
-            self._terminal.say(typed)  # a terminal has shown it already
-        return typed
+        return typed.strip().lstrip("\ufeff")  # some shells put a mark in front of what they pipe
 
     def show(self, lines: Sequence[Line]) -> None:
         """Print lines."""
         show_lines(self._terminal, lines)
+
+    def forget_keys(self) -> None:
+        """Drop what was typed into a terminal; the lines of a pipe stay."""
+        forget_keys()
 
     def note_answer(self, title: str, value: str, *, is_kept: bool) -> None:
         """Do nothing: question and answer are still on the screen."""

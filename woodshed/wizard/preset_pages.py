@@ -1,11 +1,11 @@
 """Presets in the wizard: which are offered, and the page that shows, loads, deletes, imports and exports them."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from woodshed.errors import SettingsError
-from woodshed.settings.declare import sections
 from woodshed.settings.files import (
     Place,
     built_in_presets,
@@ -18,39 +18,59 @@ from woodshed.settings.files import (
     read_foreign_preset,
     save_preset,
 )
-from woodshed.settings.schema import TrainSettings
+from woodshed.settings.rules import FAMILY_NAMES, FAMILY_SETTINGS
 from woodshed.wizard.dialog import BackError, Dialog, RefusedError
 from woodshed.wizard.face import Ask, Choice, Line
 from woodshed.wizard.layout import columns
 from woodshed.wizard.questions import read_path, shown
 
 IMPORT = "import a file"  # with spaces, so that no preset is called like it
-KINDS = {"lora": "LoRA", "lokr": "LoKr"}
 
 
-def adapter_of(values: Mapping[str, Any]) -> str | None:
-    """Return the kind of adapter a preset is for, as it says or as its settings imply; None when it suits both."""
+def families_of(values: Mapping[str, Any], *, is_built_in: bool) -> tuple[str, ...]:
+    """Return the kinds of adapter that a preset is for.
+
+    It says so itself, or was saved from a training of one kind: then what it sets for some kinds only tells which. The
+    built-in ones are made for every kind unless they name one; what another kind does not know does nothing there.
+    """
+    every = tuple(FAMILY_SETTINGS)
     if "adapter_type" in values:
-        return str(values["adapter_type"])
-    named = sections(TrainSettings)
-    for adapter, section in (("lokr", "LoKr"), ("lora", "LoRA")):
-        if any(name in values for name in named[section]):
-            return adapter
-    return None
+        return (str(values["adapter_type"]),)
+    if is_built_in:
+        return every
+    own = {name for names in FAMILY_SETTINGS.values() for name in names if name in values}
+    return tuple(family for family in every if own <= {*FAMILY_SETTINGS[family]}) or every
 
 
-def offered_presets(adapter_type: str | None) -> dict[str, str]:
-    """Return the presets that suit a kind of adapter, each with a word on what it is for."""
+def is_for_every_family(families: Sequence[str]) -> bool:
+    """Tell whether a preset suits whatever is trained."""
+    return len(families) == len(FAMILY_SETTINGS)
+
+
+def offered_presets(adapter_type: str, *, keep: str | None = None) -> dict[str, str]:
+    """Return the presets that suit a kind of adapter, each with a word on what it is for.
+
+    Args:
+        adapter_type: the kind.
+        keep: the one that is loaded already, which stays whatever it is for.
+    """
     texts = built_in_presets()
     found: dict[str, str] = {}
-    for name, place in find_presets().items():
+    for name, place in sorted(find_presets().items(), key=_by_size):
         try:
             values = preset_values(name)
         except SettingsError:
             continue  # broken: the presets page says so
-        if adapter_type is None or adapter_of(values) in (None, adapter_type):
-            found[name] = _note(texts[name]) if place == "built in" else f"{place}: {_summary(values)}"
+        is_built_in = place == "built in"
+        if name == keep or adapter_type in families_of(values, is_built_in=is_built_in):
+            found[name] = _note(texts[name]) if is_built_in else f"{place}: {_summary(values)}"
     return found
+
+
+def _by_size(item: tuple[str, str]) -> int:
+    """Sort names with a number behind the others and by it, so that 8 GB come before 12."""
+    number = re.search(r"\d+", item[0])
+    return int(number[0]) if number else 0
 
 
 def _note(text: str) -> str:
@@ -119,7 +139,8 @@ def presets_page(dialog: Dialog) -> str | None:
         BackError: when the user goes back to the menu.
     """
     while True:
-        choices = [Choice(name, name, _place_and_kind(name, place)) for name, place in find_presets().items()]
+        found = sorted(find_presets().items(), key=_by_size)
+        choices = [Choice(name, name, _place_and_kind(name, place)) for name, place in found]
         choices.append(Choice(IMPORT, "Import a file", "a preset of Woodshed (TOML) or Side-Step (JSON)"))
         ask = Ask("Presets", choices=tuple(choices), hints=("b back", "q menu"), is_menu=True)
         word = dialog.choose(ask)
@@ -136,10 +157,13 @@ def presets_page(dialog: Dialog) -> str | None:
 
 def _place_and_kind(name: str, place: str) -> str:
     try:
-        kind = adapter_of(preset_values(name))
+        families = families_of(preset_values(name), is_built_in=place == "built in")
     except SettingsError:
         return f"{place}, cannot be read"
-    return f"{place}, {KINDS.get(kind or '', 'any adapter')}"
+    kinds = (
+        "any adapter" if is_for_every_family(families) else ", ".join(FAMILY_NAMES.get(kind, kind) for kind in families)
+    )
+    return f"{place}, {kinds}"
 
 
 def _one_preset(dialog: Dialog, name: str) -> bool:

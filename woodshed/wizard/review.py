@@ -12,7 +12,7 @@ from woodshed.storage import write_text
 from woodshed.wizard.command_line import command_text
 from woodshed.wizard.dialog import BackError, RefusedError, match_choice
 from woodshed.wizard.draft import Draft
-from woodshed.wizard.face import Ask, Choice, Line
+from woodshed.wizard.face import Ask, Choice, Glyphs, Line
 from woodshed.wizard.jobs import Job
 from woodshed.wizard.layout import columns, line, paragraph, readable
 from woodshed.wizard.preset_pages import save_page
@@ -71,12 +71,13 @@ class Review:
 
     def _show(self, walk: Walk) -> None:
         width = walk.dialog.face.width
-        walk.dialog.show(changed_lines(walk.draft, width))
+        walk.dialog.show(changed_lines(walk.draft, width, walk.dialog.face.glyphs))
         try:
             resolved = walk.draft.resolve()
         except SettingsError as error:
             walk.dialog.problem(*error.problems)
             return
+        walk.dialog.announce_loading()
         found = self._follow(resolved.settings)
         if found.rows:
             walk.dialog.show([line(), line("  What follows", "title"), *columns(found.rows, width)])
@@ -188,17 +189,21 @@ def _save_run_file(walk: Walk) -> None:
     walk.dialog.say(f"Wrote {path}. It repeats the run: woodshed {walk.job.name} --config {path}")
 
 
-def changed_lines(draft: Draft, width: int) -> list[Line]:
-    """Return every setting that differs from its default, and those that have none, with the origin of each."""
+def changed_lines(draft: Draft, width: int, glyphs: Glyphs) -> list[Line]:
+    """Return every setting that differs from its default, the default first, and those that have none."""
     now = draft.look()
+    said = declarations(draft.kind)
     rows = []
     for names in draft.open_sections().values():
         for name in names:
             value, field = getattr(now.settings, name), draft.kind.model_fields[name]
-            if field.is_required() or value != field.default:
-                text = "not chosen yet" if draft.is_missing(name) else shown(value)
-                rows.append((declarations(draft.kind)[name].title, text, now.origins[name]))
-    rows = [(title, text, "" if text == "not chosen yet" else origin) for title, text, origin in rows]
+            if draft.is_missing(name):
+                rows.append((said[name].title, "not chosen yet", ""))
+            elif field.is_required() or said[name].section == "Required":
+                rows.append((said[name].title, shown(value), now.origins[name]))
+            elif value != field.default:
+                change = f"{shown(field.default)} {glyphs.arrow} {shown(value)}"
+                rows.append((said[name].title, change, now.origins[name]))
     title = "What you chose" if rows else "Everything is at its default"
     return [line(), line(f"  {title}", "title"), *columns(rows, width)]
 

@@ -10,7 +10,7 @@ from typing import Any
 from woodshed import __version__
 from woodshed.console import Terminal
 from woodshed.errors import UserError
-from woodshed.settings.files import read_user_settings
+from woodshed.settings.files import find_presets, preset_values, read_user_settings
 from woodshed.wizard import remember
 from woodshed.wizard.dialog import BackError, Dialog, ToMenuError
 from woodshed.wizard.draft import Draft
@@ -18,7 +18,7 @@ from woodshed.wizard.face import Ask, Choice, EndOfInputError, Face
 from woodshed.wizard.jobs import Job
 from woodshed.wizard.layout import line
 from woodshed.wizard.lines import LinesFace
-from woodshed.wizard.preset_pages import adapter_of, presets_page
+from woodshed.wizard.preset_pages import families_of, presets_page
 from woodshed.wizard.review import Review
 from woodshed.wizard.settings_pages import first_run, settings_page
 from woodshed.wizard.walk import Walk
@@ -152,11 +152,13 @@ class Session:
 
     def _train_with(self, preset: str) -> None:
         """Start the training that a preset is for."""
-        from woodshed.settings.files import preset_values
-
-        word = adapter_of(preset_values(preset)) or "lora"
+        families = families_of(preset_values(preset), is_built_in=find_presets()[preset] == "built in")
+        family = "lora" if "lora" in families else families[0]
+        word = "lokr" if family == "lokr" else "lora"
         draft = self.draft(word)
         draft.at = None
+        if family != draft.answers["adapter_type"]:
+            draft.answers["adapter_type"], draft.is_advanced = family, True  # Advanced asks for the other families
         problems = draft.try_preset(preset)
         if problems:
             self._dialog.problem(*problems)
@@ -195,6 +197,7 @@ class Session:
             return INTERRUPTED
         finally:
             self._dialog.close_page()
+            self._dialog.face.forget_keys()
             free_memory()
 
     def _after(self, job: Job, draft: Draft, values: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ def ask_checkpoint_dir(dialog: Dialog, default: str) -> None:
 
     def read(typed: str) -> Path:
         folder = read_path(typed or default)
+        dialog.announce_loading()
         try:
             models.model_choices(folder)
         except CheckpointError as error:

@@ -1,23 +1,28 @@
 """The walk through a job's questions: their order, basic and advanced, one step back at a time, answers kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from woodshed.errors import CheckpointError, SettingsError
-from woodshed.settings.declare import declaration_of, declarations
+from woodshed.settings.declare import Settings, declaration_of, declarations
+from woodshed.settings.files import preset_values
+from woodshed.settings.resolve import Resolved
+from woodshed.settings.rules import FAMILY_SETTINGS, FOLLOWED
 from woodshed.wizard import checks, models, remember
-from woodshed.wizard.dialog import BackError, Dialog, RefusedError, match_choice
+from woodshed.wizard.dialog import BackError, Dialog, RefusedError, ToReviewError, match_choice
 from woodshed.wizard.draft import ANSWER, Draft
 from woodshed.wizard.face import Ask, Choice
 from woodshed.wizard.jobs import Job
-from woodshed.wizard.layout import paragraph
+from woodshed.wizard.layout import paragraph, readable
 from woodshed.wizard.preset_pages import offered_presets
 from woodshed.wizard.questions import read_answer, refuse_empty, setting_question, shown
 
 START, REVIEW = "Start", "Review"
 MODE, PRESET, BASE, LAST = "@mode", "@preset", "@base", "@review"
 CONTINUE, AFRESH = "continue", "afresh"
+FAMILY_ONLY = frozenset(name for names in FAMILY_SETTINGS.values() for name in names)
+LOOKED_INTO = ("checkpoint_dir", "model", "device")  # by what needs PyTorch
 NO_PRESET = "no preset"  # with a space, so that no preset is called like it
 
 
@@ -102,8 +107,15 @@ class Walk:
         elif step.name == BASE:
             self._ask_base()
         else:
-            self.ask_setting(step.name)
+            try:
+                self.ask_setting(step.name, can_skip=not self._is_anything_missing())
+            except ToReviewError:
+                return LAST
         return None
+
+    def _is_anything_missing(self) -> bool:
+        """Tell whether something without a default is still to be chosen, so that there is nothing to review yet."""
+        return any(self.draft.is_missing(name) for name in self.job.kind.model_fields)
 
     def _named(self, name: str) -> Step:
         """Return the step of that name, or the review when it is not asked any more."""
@@ -147,7 +159,7 @@ class Walk:
 
     def _ask_preset(self) -> None:
         none = Choice(NO_PRESET, "none", "the defaults")
-        offered = offered_presets(self.draft.answers.get("adapter_type"))
+        offered = offered_presets(str(dict(self.draft.look().settings)["adapter_type"]), keep=self.draft.preset)
         choices = (none, *(Choice(name, name, note) for name, note in offered.items()))
         default = self.draft.preset if self.draft.preset in offered else NO_PRESET
         ask = Ask(
@@ -162,8 +174,18 @@ class Walk:
             word = self.dialog.choose(ask, why=why)
             problems = self.draft.try_preset(None if word == NO_PRESET else word)
             if not problems:
+                self._note_idle_part()
                 return
             self.dialog.problem(*problems)
+
+    def _note_idle_part(self) -> None:
+        """Say what of the preset does nothing here, because another kind of adapter would use it."""
+        if self.draft.preset is None:
+            return
+        idle, said = self.draft.idle(), declarations(self.job.kind)
+        for name in preset_values(self.draft.preset):
+            if name in FAMILY_ONLY and name in idle:
+                self.dialog.note(f"{said[name].title} of this preset has no effect here: {readable(idle[name])}.")
 
     def _ask_base(self) -> None:
         model = str(self.draft.answers["model"])
@@ -172,12 +194,24 @@ class Walk:
         self.draft.base = self.dialog.choose(ask, why="Its page or its author says it. When in doubt take base.")
         remember.remember_base(model, self.draft.base)
 
-    def ask_setting(self, name: str) -> None:
-        """Ask for one setting until its value is accepted, and say what moved with it."""
+    def ask_setting(self, name: str, *, can_skip: bool = False) -> None:
+        """Ask for one setting until its value is accepted, and say what moved with it.
+
+        Args:
+            name: of the setting.
+            can_skip: `r` leaves this and all further questions as they stand.
+
+        Raises:
+            BackError, ToMenuError, ToReviewError: when the user wants to go elsewhere.
+        """
         draft, field = self.draft, self.draft.kind.model_fields[name]
+        if name in LOOKED_INTO:
+            self.dialog.announce_loading()
         suggestion = self._suggestion(name)
         ask = setting_question(draft, name, self.dialog.face.width, suggestion=suggestion)
         ask = checks.with_choices(ask, name, draft)
+        if can_skip:
+            ask = replace(ask, can_skip=True, hints=(*ask.hints[:-1], "r review", ask.hints[-1]))
         before, earlier_remarks = draft.look(), draft.remarks()
 
         def read(typed: str) -> Any:
@@ -202,11 +236,7 @@ class Walk:
         text = shown(getattr(now.settings, name))
         self.dialog.face.note_answer(ask.title, text, is_kept=value is None)
         if value is not None:
-            for other in draft.kind.model_fields:
-                if other != name and getattr(now.settings, other) != getattr(before.settings, other):
-                    title = declarations(draft.kind)[other].title
-                    moved = shown(getattr(now.settings, other))
-                    self.dialog.note(f"{title} is now {moved} (goes with {now.origins[other]}).")
+            self.dialog.note(*moved(before, now, name))
             self.dialog.note(*(said for said in draft.remarks() if said not in earlier_remarks))
         checks.after(name, draft, self.dialog)
 
@@ -229,3 +259,19 @@ def _chosen(ask: Ask, typed: str) -> str:
         return match_choice(ask.choices, typed)
     except RefusedError:
         return typed
+
+
+def moved(before: Resolved[Settings], now: Resolved[Settings], name: str) -> list[str]:
+    """Return a sentence for each setting that an answer moved beside its own."""
+    said = []
+    for other, item in declarations(type(now.settings)).items():
+        value = getattr(now.settings, other)
+        if other != name and value != getattr(before.settings, other):
+            origin = now.origins[other]
+            is_home = origin not in FOLLOWED
+            said.append(
+                f"{item.title} is {shown(value)} again ({origin})."
+                if is_home
+                else f"{item.title} is now {shown(value)} (goes with {origin})."
+            )
+    return said
