@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from woodshed.adapters.naming import read_module
 from woodshed.errors import AdapterError, collecting
 
 CONFIG_NAME = "adapter_config.json"
@@ -102,8 +103,17 @@ def _parse_strength(family: str, config: Mapping[str, Any], path: Path) -> PeftC
         problems.append(f"{path} has no usable r; got {rank!r}.")
     if problems or alpha is None:
         raise AdapterError(*problems)
-    is_rslora = config.get("use_rslora") is True
-    return PeftConfig(family, alpha, rank, patterns["rank_pattern"], patterns["alpha_pattern"], is_rslora)
+    ranks, alphas = (_in_original_names(pattern) for pattern in patterns.values())
+    return PeftConfig(family, alpha, rank, ranks, alphas, config.get("use_rslora") is True)
+
+
+def _in_original_names(pattern: Mapping[str, float]) -> dict[str, float]:
+    """Return a pattern table in the names of the original decoder, whatever model PEFT was put on."""
+    named = {}
+    for key, value in pattern.items():
+        name = key.removeprefix("^")
+        named["^" * key.startswith("^") + (read_module(name) or name)] = value
+    return named
 
 
 def _is_number(value: Any) -> bool:

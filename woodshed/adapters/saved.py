@@ -30,7 +30,6 @@ from woodshed.adapters.tensor_files import (
     read_tensor_file,
 )
 from woodshed.errors import AdapterError
-from woodshed.models.keys import original_to_diffusers
 
 _USUAL_NAMES = ("lokr_weights.safetensors", "pytorch_lora_weights.safetensors")  # of LoKr here, and of diffusers
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -85,7 +84,7 @@ def read_file(path: Path) -> SavedAdapter:
     """
     file = read_tensor_file(path)
     from_header = parse_diffusers_header(file.entry(DIFFUSERS_KEY), file.path)
-    return _read(file, from_header, in_diffusers_names=True)
+    return _read(file, from_header)
 
 
 def _find_file(path: Path) -> Path:
@@ -120,7 +119,7 @@ def _refuse_pickle(path: Path) -> None:
         raise AdapterError(f"{path} is a pickle, which could run code, so it is not read. Ask for a .safetensors file.")
 
 
-def _read(file: TensorFile, config: PeftConfig | None, *, in_diffusers_names: bool = False) -> SavedAdapter:
+def _read(file: TensorFile, config: PeftConfig | None) -> SavedAdapter:
     parts, unknown = _group(file)
     over_base = file.recipe.get(CONVENTION) is True
     changes: dict[str, Change] = {}
@@ -132,10 +131,9 @@ def _read(file: TensorFile, config: PeftConfig | None, *, in_diffusers_names: bo
             biases[f"{module}.bias"] = own.pop("bias")
         if "diff_b" in own:
             differences[f"{module}.bias"] = own.pop("diff_b")
-        name = original_to_diffusers(module) if in_diffusers_names else module
         try:
             if own:
-                changes[module] = assemble(name, own, config, norms_over_base=over_base)
+                changes[module] = assemble(module, own, config, norms_over_base=over_base)
         except UnfitPartsError:
             bad.append(module)
     bad += [name for name, value in (biases | differences).items() if value.dim() != 1]
