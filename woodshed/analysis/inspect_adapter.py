@@ -93,6 +93,7 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
     names = {
         "base_model": "trained on",
         "custom_tag": "trigger tag",
+        "tag_position": "tag position",
         "num_inference_steps": "steps",
         "shift": "shift",
         "songs": "songs",
@@ -101,6 +102,8 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "woodshed": "made by Woodshed",
         "settings": "settings",
     }
+    if not recipe.get("custom_tag"):
+        del names["tag_position"]
     return {title: recipe[name] for name, title in names.items() if recipe.get(name) not in (None, "")}
 
 

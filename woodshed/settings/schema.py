@@ -1044,7 +1044,7 @@ class GenerateSettings(SongSettings, DeviceSettings, ModelSettings):
     tag: bool = setting(
         True,
         "Trigger tag",
-        "Put the trigger tag that an adapter was trained with before the prompt, unless it is there already.",
+        "Put the trigger tag that an adapter was trained with into the prompt, unless it is there already.",
         why="`--no-tag` to hear how much of the style is tied to the tag.",
         section="Adapter",
         tier="basic",
