@@ -13,7 +13,12 @@ from woodshed.adapters.base import BaseWeights
 from woodshed.adapters.changes import LowRank
 from woodshed.adapters.comfyui_format import fit_for_comfyui, with_norms_over, write_comfyui
 from woodshed.adapters.content import Content
-from woodshed.adapters.diffusers_format import DIFFUSERS_NAME, write_diffusers
+from woodshed.adapters.diffusers_format import (
+    DIFFUSERS_LOKR_NAME,
+    DIFFUSERS_NAME,
+    write_diffusers,
+    write_diffusers_lokr,
+)
 from woodshed.adapters.faithful import as_trained
 from woodshed.adapters.low_rank import as_lora
 from woodshed.adapters.lycoris_format import LOKR_NAME, write_lycoris
@@ -35,9 +40,15 @@ from woodshed.storage import whole_file, whole_folder
 
 FILE_ENDING = ".safetensors"
 FOLDER_FORMATS = ("peft", "peft-faithful", "lora")
-_FILE_NAMES = {"comfyui": "{stem}.safetensors", "diffusers": DIFFUSERS_NAME, "lycoris": LOKR_NAME}
+_FILES = {
+    "comfyui": ("{stem}.safetensors", write_comfyui),
+    "diffusers": (DIFFUSERS_NAME, write_diffusers),
+    "diffusers-lokr": (DIFFUSERS_LOKR_NAME, write_diffusers_lokr),
+    "lycoris": (LOKR_NAME, write_lycoris),
+}
+"""What the file of a format is called in a folder of its own, and who writes it."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_NO_BIASES = ("diffusers", "lora")
+_NO_BIASES = ("diffusers", "diffusers-lokr", "lora")
 
 
 @dataclass(frozen=True)
@@ -162,9 +173,9 @@ def _write(building: Path, content: Content, settings: ExportSettings, name: str
     if settings.to in FOLDER_FORMATS:
         write_peft(building, content, dtype=DTYPES[settings.dtype], is_faithful=settings.to == "peft-faithful")
         return True
-    write = {"comfyui": write_comfyui, "diffusers": write_diffusers, "lycoris": write_lycoris}[settings.to]
+    file_name, write = _FILES[settings.to]
     is_folder = building.is_dir()
-    file = building / _FILE_NAMES[settings.to].format(stem=name) if is_folder else building
+    file = building / file_name.format(stem=name) if is_folder else building
     write(file, content, dtype=DTYPES[settings.dtype])
     return is_folder
 
@@ -219,6 +230,8 @@ def _reach_notices(content: Content, settings: ExportSettings) -> list[str]:
     said = []
     if settings.to in ("peft", "lora") and not any(name.endswith(("q_proj", "k_proj")) for name in content.modules):
         said.append("diffusers will ignore this folder: without q_proj or k_proj it needs --to diffusers.")
+    if settings.to == "diffusers-lokr":
+        said.append("Load it with pipe.transformer.load_lora_adapter(FILE): the pipeline's own loader reads no LoKr.")
     if settings.to in ("peft", "peft-faithful") and content.has_norms:
         said.append("acestep.cpp ignores the norms of a DoRA in a PEFT folder; --to lora makes what it can play.")
     if settings.to == "peft-faithful":

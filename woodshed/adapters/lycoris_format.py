@@ -18,6 +18,7 @@ from woodshed.adapters.changes import Change, Difference, Hadamard, LowRank, Rot
 from woodshed.adapters.comfyui_format import stored_parts
 from woodshed.adapters.content import Content
 from woodshed.adapters.kronecker import Kronecker
+from woodshed.adapters.lokr_layout import common_factor, common_rank
 from woodshed.adapters.naming import comfyui_module, lycoris_module
 from woodshed.adapters.tensor_files import LOKR_KEY
 from woodshed.errors import AdapterError
@@ -87,23 +88,17 @@ def _lokr_config(changes: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         AdapterError: when one dimension, one alpha and one factor for all modules cannot.
     """
-    splits = [split for change in changes.values() for split in change.splits]
-    factors = [-1, *sorted({left for left, _ in splits})]
-    fits = (f for f in factors if all(factorization(left * right, f) == (left, right) for left, right in splits))
-    factor = next(fits, None)
-    halves = {module: max(right for _, right in change.splits) / 2 for module, change in changes.items()}
-    low_rank = {(change.dim, change.scale) for change in changes.values() if change.dim}
-    dim, scale = low_rank.pop() if low_rank else (int(max(halves.values())) + 1, 1.0)
-    agree = all((dim < halves[module]) == (change.dim is not None) for module, change in changes.items())
+    factor, dim = common_factor(changes, factorization), common_rank(changes)
+    scales = {change.scale for change in changes.values() if change.dim}
     norms = {change.norms is not None for change in changes.values()}
-    if factor is None or low_rank or not agree or len(norms) > 1:
+    if factor is None or dim is None or len(scales) > 1 or len(norms) > 1:
         raise AdapterError(
             "ACE-Step rebuilds a LoKr from one dimension, one alpha and one factor, and this one has several or "
             "others. Use --to comfyui or lora."
         )
     return lokr_header(
         linear_dim=dim,
-        linear_alpha=scale * dim,
+        linear_alpha=(scales.pop() if scales else 1.0) * dim,
         factor=factor,
         use_tucker=False,
         weight_decompose=norms == {True},

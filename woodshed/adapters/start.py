@@ -119,17 +119,14 @@ def _start_lora(own: Values, live: LowRank, change: LowRank) -> Values:
 
 def _start_lokr(own: Values, live: Kronecker, change: Kronecker) -> Values:
     strength = change.scale / live.scale
-    values = dict(_named("lokr_w1", change.w1)) | dict(_named("lokr_w2", change.w2))
-    values = {name: value * strength if name in ("lokr_w1", "lokr_w1_a") else value for name, value in values.items()}
+    values = {
+        name: value * strength if name in ("lokr_w1", "lokr_w1_a") else value for name, value in change.parts().items()
+    }
     if "scalar" in own:
         values["scalar"] = torch.ones(())
     if change.norms is not None and "dora_scale" in own:
         values["dora_scale"] = change.norms.values[:, None]
     return _fitting(own, values)
-
-
-def _named(name: str, factor: tuple[Tensor, ...]) -> Iterator[tuple[str, Tensor]]:
-    return zip((name,) if len(factor) == 1 else (f"{name}_a", f"{name}_b"), factor, strict=True)
 
 
 def _start_loha(own: Values, live: Hadamard, change: Hadamard) -> Values:
