@@ -133,9 +133,17 @@ def test_the_recipe_names_the_base_when_the_user_does_not(source, export, checkp
     _, path = source("dora", recipe={"base_model": "acestep-v15-base"})
     done = export(path, "comfyui", base=False, checkpoint_dir=checkpoint_root)
     assert done.verification.is_live
-    for recipe in ({"base_model": "no such model"}, {"base_model": 3}, {}):
-        _, path = source("dora", recipe=recipe)
-        assert "Name the one" in problems_of(export, path, "comfyui", base=False, checkpoint_dir=checkpoint_root)[0]
+    unnamed = "Name the one that the adapter was trained on with --checkpoint-dir"
+    for name, said in (
+        ("not here", "Name not here, which the adapter was trained on, with --checkpoint-dir"),
+        (3, unnamed),
+        ("", unnamed),
+        ("a\x1b[2Jb", unnamed),
+        ("x" * 5000, unnamed),
+    ):
+        _, path = source("dora", recipe={"base_model": name})
+        (problem,) = problems_of(export, path, "comfyui", base=False, checkpoint_dir=checkpoint_root)
+        assert said in problem
 
 
 def test_a_model_that_the_user_names_must_exist(source, export, checkpoint_root):
@@ -246,6 +254,55 @@ def test_a_folder_that_diffusers_would_ignore_says_so(source, export, to, module
     assert any(line.startswith("diffusers will ignore this folder") for line in export(path, to).notices) is is_said
 
 
+@pytest.mark.parametrize("to", ["peft-faithful", "diffusers", "peft"])
+def test_differences_of_biases_become_whole_ones_in_every_folder(source, export, to):
+    adapter, path = source("lora", "all")
+    again = read_adapter(export(export(path, "comfyui").path, to).path)
+    assert len(again.biases) == (0 if to == "diffusers" else len(adapter.biases.parameters))
+    assert not again.bias_differences
+
+
+@pytest.mark.parametrize(
+    ("family", "to", "said"),
+    [
+        ("lokr", "peft-faithful", "Only a LoRA or DoRA has a form"),
+        ("oft", "lycoris", "holds LoKr, LoHa or LoRA"),
+        ("loha", "diffusers-lokr", "is for a LoKr"),
+    ],
+)
+def test_a_format_that_is_none_for_the_family_is_said_before_a_base_is_asked_for(source, export, family, to, said):
+    _, path = source(family, "all", {"base_model": "not here"})
+    (problem,) = problems_of(export, path, to, base=False)
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "lokr_weights.safetensors", "pytorch_lora_weights.safetensors"]
+)
+@pytest.mark.parametrize("output", ["home/x.safetensors", "home/folder"])
+def test_nothing_is_written_into_the_folder_of_another_adapter(source, export, tmp_path, name, output):
+    _, path = source()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / name).write_text("{}")
+    (problem,) = problems_of(export, path, "comfyui", output=tmp_path / output)
+    assert problem.startswith(f"{tmp_path / 'home'} holds an adapter ({name}), and a second one there would hide it")
+    assert [entry.name for entry in (tmp_path / "home").iterdir()] == [name]
+
+
+def test_files_of_comfyui_may_lie_side_by_side(source, export, tmp_path):
+    _, path = source()
+    for name in ("a", "b"):
+        export(path, "comfyui", output=tmp_path / "loras" / f"{name}.safetensors")
+    assert sorted(entry.name for entry in (tmp_path / "loras").iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_a_cut_that_loses_nothing_is_not_called_an_approximation(source, export):
+    _, path = source("lokr")
+    done = export(path, "lora", max_rank=32)
+    assert not [line for line in done.notices if "approximation" in line]
+    assert str(export(path, "lora", max_rank=2).verification).startswith("Read back: ")
+
+
 def test_formats_say_which_players_misread_them(source, export):
     _, dora = source("dora")
     assert any("acestep.cpp ignores the norms" in line for line in export(dora, "peft").notices)
@@ -268,6 +325,8 @@ def test_what_is_lost_by_a_cut_is_told_in_percent(source, export):
     assert percent == pytest.approx(100 * (lost / saved) ** 0.5, rel=0.06)
     assert done.verification.residual == pytest.approx((lost / saved) ** 0.5, rel=1e-3)
     assert done.notices[0].startswith("This is an approximation: ")
+    assert done.notices[0].endswith("A larger --max-rank loses less.")
+    assert str(done.verification).startswith("Read back: ")
 
 
 def test_a_plain_lora_comes_through_lora_uncut_unless_a_rank_is_named(source, export):

@@ -181,7 +181,9 @@ def test_the_record_says_what_is_in_the_model(make, root):
     merge_adapters(base, read_parts([make("loha")[2]], [0.5], base), root / "merged")
     record = json.loads((root / "merged" / "woodshed_merge.json").read_text())
     assert record["base_model"] == BASE
-    assert record["adapters"] == [{"file": "adapter_model.safetensors", "strength": 0.5, "recipe": {"shift": 3.0}}]
+    assert record["adapters"][0]["file"].endswith("/loha/adapter_model.safetensors")
+    assert record["adapters"][0]["file"].count("/") == 2  # enough to know it by, and no more of the disk
+    assert record["adapters"] == [{"file": record["adapters"][0]["file"], "strength": 0.5, "recipe": {"shift": 3.0}}]
 
 
 def test_norms_for_todays_comfyui_are_merged_as_they_play(make, root, tmp_path):

@@ -60,10 +60,7 @@ def write_diffusers_lokr(path: Path, content: Content, *, dtype: torch.dtype = t
     Raises:
         AdapterError: when it is of another family, or has shapes or norms that diffusers cannot build.
     """
-    if content.family is not Kronecker:
-        raise AdapterError("diffusers-lokr is for a LoKr; use --to diffusers for this adapter.")
-    if content.has_norms:
-        raise AdapterError("diffusers has no LoKr with DoRA; use --to diffusers, which makes a LoRA of it.")
+    require_diffusers_lokr(content)
     changes = {module: change for module, change in content.changes.items() if isinstance(change, Kronecker)}
     # As diffusers infers them: a factor from the rows, a rank for each module.
     candidates = [*sorted({change.splits[0][0] for change in changes.values()}), -1]
@@ -77,3 +74,15 @@ def write_diffusers_lokr(path: Path, content: Content, *, dtype: torch.dtype = t
     }
     save_tensors(path, tensors, {"format": "pt", RECIPE_KEY: json.dumps(dict(content.recipe))})
     return len(tensors)
+
+
+def require_diffusers_lokr(content: Content) -> None:
+    """Stop unless diffusers' decoder has a family for the content.
+
+    Raises:
+        AdapterError: saying which format has.
+    """
+    if content.family is not Kronecker:
+        raise AdapterError("diffusers-lokr is for a LoKr; use --to diffusers for this adapter.")
+    if content.has_norms:
+        raise AdapterError("diffusers has no LoKr with DoRA; use --to diffusers, which makes a LoRA of it.")

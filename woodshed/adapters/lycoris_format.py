@@ -41,8 +41,7 @@ def write_lycoris(path: Path, content: Content, *, dtype: torch.dtype = torch.fl
     """
     if content.biases:
         raise AdapterError("A LyCORIS file stores differences of biases, which needs the base: name its checkpoint.")
-    if content.family in (Change, Rotation, Difference):
-        raise AdapterError("A LyCORIS file holds LoKr, LoHa or LoRA; use --to comfyui for this adapter.")
+    require_lycoris_family(content)
     if any(change.norms and change.norms.are_over_base for change in content.changes.values()):
         raise AdapterError("These norms were written for today's ComfyUI; to convert them, name the base's checkpoint.")
     header = {"format": "lycoris", "algo": _ALGORITHMS[content.family], RECIPE_KEY: json.dumps(dict(content.recipe))}
@@ -60,6 +59,16 @@ def write_lycoris(path: Path, content: Content, *, dtype: torch.dtype = torch.fl
         tensors[f"{comfyui_module(name.removesuffix('.bias'))}.diff_b"] = value.float()
     save_tensors(path, tensors, header)
     return len(tensors)
+
+
+def require_lycoris_family(content: Content) -> None:
+    """Stop unless LyCORIS has a family for the content.
+
+    Raises:
+        AdapterError: saying which format has.
+    """
+    if content.family in (Change, Rotation, Difference):
+        raise AdapterError("A LyCORIS file holds LoKr, LoHa or LoRA; use --to comfyui for this adapter.")
 
 
 def lokr_header(

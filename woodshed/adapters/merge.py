@@ -114,7 +114,11 @@ def merge_adapters(checkpoint: Checkpoint, parts: Sequence[Part], output: Path) 
             "woodshed": __version__,
             "base_model": checkpoint.name,
             "adapters": [
-                {"file": part.saved.path.name, "strength": part.strength, "recipe": dict(part.saved.recipe)}
+                {
+                    "file": "/".join(part.saved.path.parts[-3:]),
+                    "strength": part.strength,
+                    "recipe": dict(part.saved.recipe),
+                }
                 for part in parts
             ],
         }

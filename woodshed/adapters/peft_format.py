@@ -65,24 +65,34 @@ _COMMON = {"peft_type": "", "task_type": None, "base_model_name_or_path": None, 
 """The beginning of every config. The rest is as small as can be: older versions of PEFT fail on unknown keys."""
 
 
-def _store(content: Content, *, is_faithful: bool) -> Stored:
-    changes = content.changes
+def require_peft_family(content: Content, *, is_faithful: bool = False) -> None:
+    """Stop unless PEFT has a family for the content.
+
+    Raises:
+        AdapterError: saying which format has.
+    """
     if content.family is LowRank:
-        return _store_lora(changes, content, is_faithful=is_faithful)
+        return
     if is_faithful:
         raise AdapterError("Only a LoRA or DoRA has a form that is faithful to its training; use --to peft.")
     if content.family is Change:
         raise AdapterError("PEFT cannot mix several kinds of change in one adapter; use --to comfyui.")
     if content.has_norms:
         raise AdapterError("PEFT has no DoRA for this family; use --to comfyui, lycoris or lora.")
+    if content.family not in (Kronecker, Hadamard, Rotation):
+        raise AdapterError("PEFT cannot store plain weight differences; use --to comfyui or lora.")
+
+
+def _store(content: Content, *, is_faithful: bool) -> Stored:
+    require_peft_family(content, is_faithful=is_faithful)
+    if content.family is LowRank:
+        return _store_lora(content.changes, content, is_faithful=is_faithful)
     stores: dict[type[Change], Callable[[Any], Stored]] = {
         Kronecker: _store_lokr,
         Hadamard: _store_loha,
         Rotation: _store_oft,
     }
-    if content.family not in stores:
-        raise AdapterError("PEFT cannot store plain weight differences; use --to comfyui or lora.")
-    return stores[content.family](changes)
+    return stores[content.family](content.changes)
 
 
 def _magnitudes(content: Content) -> dict[str, Tensor]:
