@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from woodshed.adapters.changes import Hadamard, LowRank, Rotation
 from woodshed.adapters.files import load_adapter
+from woodshed.adapters.kronecker import Kronecker
 from woodshed.adapters.saved import SavedAdapter, read_adapter
 from woodshed.adapters.targets import decoder_linear_shapes
 from woodshed.analysis.report import Report, Table
@@ -73,7 +75,6 @@ def _file_facts(saved: SavedAdapter, tensors: Mapping[str, StoredTensor]) -> dic
     family = " and ".join(word for mark, word in FAMILIES.items() if mark in names) or "weight differences"
     if any(mark in names for mark in DECOMPOSED):
         family += " with weight decomposition (DoRA)"
-    ranks = sorted({tensor.shape[0] for name, tensor in tensors.items() if re.search(r"lora_(A|down)\b", name)})
     facts: dict[str, Any] = {
         "family": family,
         "file": saved.path.name,
@@ -83,8 +84,25 @@ def _file_facts(saved: SavedAdapter, tensors: Mapping[str, StoredTensor]) -> dic
         "tensors": len(tensors),
         "number format": ", ".join(sorted({tensor.dtype for tensor in tensors.values()})),
     }
-    if ranks:
-        facts["rank"] = ranks[0] if len(ranks) == 1 else ranks
+    return facts | _size_facts(saved)
+
+
+def _size_facts(saved: SavedAdapter) -> dict[str, Any]:
+    """Return the numbers that a family is built from, one where all modules agree."""
+    changes = saved.changes.values()
+    found: dict[str, set[int]] = {
+        "rank": {change.rank for change in changes if isinstance(change, LowRank | Hadamard)},
+        "rank of the second factor": {change.dim for change in changes if isinstance(change, Kronecker) and change.dim},
+        "block size": {change.block_size for change in changes if isinstance(change, Rotation)},
+    }
+    facts: dict[str, Any] = {
+        name: min(sizes) if len(sizes) == 1 else sorted(sizes) for name, sizes in found.items() if sizes
+    }
+    whole = sum(isinstance(change, Kronecker) and change.dim is None for change in changes)
+    if whole:
+        facts["whole second factors"] = whole
+    if saved.bias_names:
+        facts["trained biases"] = len(saved.bias_names)
     return facts
 
 
