@@ -313,6 +313,16 @@ def test_formats_say_which_players_misread_them(source, export):
     assert any("pipe.transformer.load_lora_adapter" in line for line in export(lokr, "diffusers-lokr").notices)
 
 
+@pytest.mark.parametrize(("to", "is_said"), [("peft", True), ("lora", True), ("comfyui", False), ("diffusers", False)])
+def test_several_ranks_are_filled_up_with_a_word_only_where_a_format_has_one(export, tmp_path, to, is_said):
+    changes = {Q: LowRank(torch.randn(4, 32), torch.randn(32, 4)), K: LowRank(torch.randn(2, 32), torch.randn(16, 2))}
+    write_comfyui(tmp_path / "x.safetensors", Content(changes))
+    done = export(tmp_path / "x.safetensors", to, base=False)
+    said = [line for line in done.notices if "ranks 2, 4; in a PEFT folder zeros fill them up to 4" in line]
+    assert bool(said) is is_said
+    assert read_adapter(done.path).changes[K].rank == (4 if is_said else 2)
+
+
 def test_what_is_lost_by_a_cut_is_told_in_percent(source, export):
     adapter, path = source("dora")
     done = export(path, "lora", max_rank=4)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from woodshed.adapters.adapter import quote_some
 from woodshed.adapters.base import BaseWeights
-from woodshed.adapters.changes import LowRank
+from woodshed.adapters.changes import Hadamard, LowRank
 from woodshed.adapters.comfyui_format import fit_for_comfyui, with_norms_over, write_comfyui
 from woodshed.adapters.content import Content
 from woodshed.adapters.diffusers_format import (
@@ -26,6 +26,7 @@ from woodshed.adapters.low_rank import as_lora
 from woodshed.adapters.lycoris_format import LOKR_NAME, require_lycoris_family, write_lycoris
 from woodshed.adapters.peft_config import CONFIG_NAME
 from woodshed.adapters.peft_format import require_peft_family, write_peft
+from woodshed.adapters.ranks import filling_notices
 from woodshed.adapters.saved import SavedAdapter, read_adapter, read_file
 from woodshed.adapters.verification import (
     HALF_TOLERANCE,
@@ -243,7 +244,10 @@ def _dora_notice(saved: SavedAdapter, dora: DoraNorms) -> list[str]:
 
 def _reach_notices(content: Content, settings: ExportSettings, file: Path) -> list[str]:
     """Say which players, of those that people would expect, cannot play the file."""
-    said = []
+    said: list[str] = []
+    if settings.to in ("peft", "lora"):
+        ranks = (change.rank for change in content.changes.values() if isinstance(change, LowRank | Hadamard))
+        said += filling_notices(ranks)
     if settings.to in ("peft", "lora") and not any(name.endswith(("q_proj", "k_proj")) for name in content.modules):
         said.append("diffusers will ignore this folder: without q_proj or k_proj it needs --to diffusers.")
     if settings.to == "diffusers-lokr":

@@ -32,6 +32,7 @@ from woodshed.adapters.tensor_files import (
 from woodshed.errors import AdapterError
 
 _USUAL_NAMES = ("lokr_weights.safetensors", "pytorch_lora_weights.safetensors")  # of LoKr here, and of diffusers
+_CONVOLUTIONS = ("proj_in.1", "proj_out.1")  # of the decoder
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -137,6 +138,13 @@ def _read(file: TensorFile, config: PeftConfig | None) -> SavedAdapter:
         except UnfitPartsError:
             bad.append(module)
     bad += [name for name, value in (biases | differences).items() if value.dim() != 1]
+    convolutions = [
+        name for name in _CONVOLUTIONS if name in bad and any(one.dim() > 2 for one in parts[name].values())
+    ]
+    if convolutions:
+        raise AdapterError(
+            f"{file.path} adapts {', '.join(convolutions)}, which are convolutions; only linear layers can be read."
+        )
     _refuse_damage(file.path, unknown, bad, is_empty=not changes and not bad and not unknown)
     lokr_config = file.entry(LOKR_KEY)
     recipe = {name: value for name, value in file.recipe.items() if name != CONVENTION}
