@@ -143,7 +143,7 @@ def _read(file: TensorFile, config: PeftConfig | None) -> SavedAdapter:
     ]
     if convolutions:
         raise AdapterError(
-            f"{file.path} adapts {', '.join(convolutions)}, which are convolutions; only linear layers can be read."
+            f"{file.path} adapts the convolution {' and '.join(convolutions)}; only linear layers can be read."
         )
     _refuse_damage(file.path, unknown, bad, is_empty=not changes and not bad and not unknown)
     lokr_config = file.entry(LOKR_KEY)
