@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from woodshed.adapters.adapter import quote_some
+from woodshed.adapters.adapter import quote_some, shown
 from woodshed.adapters.assembly import UnfitPartsError, assemble
 from woodshed.adapters.changes import Change
 from woodshed.adapters.content import Content
@@ -32,6 +32,8 @@ from woodshed.adapters.tensor_files import (
 from woodshed.errors import AdapterError
 
 _USUAL_NAMES = ("lokr_weights.safetensors", "pytorch_lora_weights.safetensors")  # of LoKr here, and of diffusers
+LARGEST_LAYER = 1 << 28
+"""Entries of a weight; the largest of the XL models has a tenth of it."""
 _CONVOLUTIONS = ("proj_in.1", "proj_out.1")  # of the decoder
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -145,6 +147,7 @@ def _read(file: TensorFile, config: PeftConfig | None) -> SavedAdapter:
         raise AdapterError(
             f"{file.path} adapts the convolution {' and '.join(convolutions)}; only linear layers can be read."
         )
+    _refuse_giants(file.path, changes)
     _refuse_damage(file.path, unknown, bad, is_empty=not changes and not bad and not unknown)
     lokr_config = file.entry(LOKR_KEY)
     recipe = {name: value for name, value in file.recipe.items() if name != CONVENTION}
@@ -162,6 +165,18 @@ def _group(file: TensorFile) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
         else:
             parts.setdefault(found[0], {})[found[1]] = tensor
     return parts, unknown
+
+
+def _refuse_giants(path: Path, changes: Mapping[str, Change]) -> None:
+    """Stop before a small file of thin factors makes somebody multiply out terabytes."""
+    shapes = {module: change.shape for module, change in changes.items()}
+    giants = [
+        f"{shown(module)} {rows}x{columns}"
+        for module, (rows, columns) in shapes.items()
+        if (rows or columns) * columns > LARGEST_LAYER
+    ]
+    if giants:
+        raise AdapterError(f"{path} is for no ACE-Step model: it has layers of {quote_some(giants)}.")
 
 
 def _refuse_damage(path: Path, unknown: list[str], bad: list[str], *, is_empty: bool) -> None:

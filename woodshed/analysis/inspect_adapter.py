@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from woodshed.adapters.base import BaseWeights
 from woodshed.adapters.changes import Hadamard, LowRank, Rotation
 from woodshed.adapters.files import load_adapter
 from woodshed.adapters.kronecker import Kronecker
 from woodshed.adapters.saved import SavedAdapter, read_adapter
-from woodshed.adapters.targets import decoder_linear_shapes
 from woodshed.analysis.report import Report, Table
-from woodshed.errors import UserError, collecting
+from woodshed.errors import AdapterError, collecting
 from woodshed.models.checkpoints import Checkpoint
 from woodshed.models.decoder import Decoder
 from woodshed.models.load import load_decoder
@@ -50,6 +50,8 @@ def inspect_adapter(path: Path, stage: Stage | None) -> Report:
         AdapterError: when there is none, it is damaged, or it does not fit the model.
     """
     saved = read_adapter(path)
+    if stage is not None and (problems := saved.misfits(BaseWeights(stage.checkpoint).shapes)):
+        raise AdapterError(*problems)
     tensors = read_headers([saved.path])
     notices: list[str] = []
     needs_weights = any(word in name for name in tensors for word in NEEDS_WEIGHTS)
@@ -137,27 +139,12 @@ def _resume_facts(path: Path, notices: list[str]) -> dict[str, Any]:
 
 def _difference_norms(saved: SavedAdapter, checkpoint: Checkpoint | None) -> dict[str, tuple[float, float]]:
     """Return for each module the norm of its weight difference, and that of the weight (0 without a model)."""
-    stored = {} if checkpoint is None else _weights_by_flat_name(checkpoint)
+    base = BaseWeights(checkpoint)
     norms = {}
     for module in saved.modules:
-        source = stored.get(_flat(module))
-        if source is None:
-            if checkpoint is not None:
-                raise UserError(f"{saved.path} is for another model: {checkpoint.name} has no {module}.")
-            weight = torch.zeros(saved.shape(module))
-        else:
-            weight = source.read(dtype=torch.float32)
+        weight = base.weight(module) if base.is_known else torch.zeros(saved.shape(module))
         norms[module] = (saved.delta(module, weight).norm().item(), weight.norm().item())
     return norms
-
-
-def _weights_by_flat_name(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    stored = read_headers(checkpoint.weight_files)
-    return {_flat(name): stored[f"decoder.{name}.weight"] for name in decoder_linear_shapes(checkpoint.config)}
-
-
-def _flat(module: str) -> str:
-    return module.removeprefix("lycoris_").replace(".", "_")
 
 
 def _layer_table(norms: Mapping[str, tuple[float, float]]) -> Table:
