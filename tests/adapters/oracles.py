@@ -61,12 +61,17 @@ def _tensor_file(path: Path) -> Path:
 def play_peft(root: nn.Module, path: Path) -> Played:
     """PEFT itself."""
     if not (path / "adapter_config.json").is_file():
-        return Played(refusal="is no PEFT folder")
+        return Played(refusal="reads PEFT folders only")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(root, str(path))
     lost = [str(item.message) for item in said if "missing adapter keys" in str(item.message)]
     return Played(effective_weights(model), lost)
+
+
+def _its_words(error: Exception) -> str:
+    """The first sentence of an error, without names of files and tensors."""
+    return re.split(r"[:.]\s|\.$|\n", str(error).strip("'\""))[0]
 
 
 def play_diffusers(root: nn.Module, path: Path) -> Played:
@@ -80,7 +85,16 @@ def play_diffusers(root: nn.Module, path: Path) -> Played:
     try:
         Pipeline().load_lora_weights(str(path))
     except (ValueError, RuntimeError, KeyError) as error:
-        return Played(refusal=type(error).__name__)
+        return Played(refusal=_its_words(error))
+    return Played(effective_weights(root))
+
+
+def play_diffusers_decoder(root: nn.Module, path: Path) -> Played:
+    """diffusers' decoder without the pipeline: `transformer.load_lora_adapter`."""
+    try:
+        root.load_lora_adapter(str(_tensor_file(path)))
+    except (ValueError, RuntimeError, KeyError) as error:
+        return Played(refusal=_its_words(error))
     return Played(effective_weights(root))
 
 
@@ -89,7 +103,7 @@ def play_lycoris(root: nn.Module, path: Path) -> Played:
     file = _tensor_file(path)
     names = {key.split(".")[0] for key in load_file(file) if not key.endswith("diff_b")}
     if not all(name.startswith("lycoris_") for name in names):
-        return Played(refusal="names are not LyCORIS's")
+        return Played(refusal="reads names that begin with lycoris_ only")
     network, _ = create_lycoris_from_weights(1.0, str(file), root)
     network.apply_to()
     return Played(effective_weights(root), sorted(names - {layer.lora_name for layer in network.loras}))
@@ -103,7 +117,8 @@ def play_ace_step(root: nn.Module, path: Path) -> Played:
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     lokr = [file for file in files if json.loads(_header(file).get("lokr_config", "{}"))]
     if not lokr:
-        return play_peft(root, path) if path.is_dir() else Played(refusal="expected a PEFT folder")
+        is_peft = (path / "adapter_config.json").is_file()
+        return play_peft(root, path) if is_peft else Played(refusal="reads PEFT folders, and LoKr with a header")
     config = json.loads(_header(lokr[0])["lokr_config"])
     dim, alpha = config.pop("linear_dim"), config.pop("linear_alpha")
     del config["target_modules"]
@@ -245,7 +260,7 @@ def play_cpp(root: nn.Module, path: Path, *, is_hot_step: bool = False) -> Playe
         else:
             weights[module] = changed
     if len(set(skipped) & set(groups)) == len(groups):
-        return Played(refusal="merges no module")
+        return Played(refusal="merges LoRA in dotted names and LoKr in names that begin with lycoris_")
     return Played(weights, skipped)
 
 
@@ -299,19 +314,21 @@ PLAYERS: dict[str, Callable[[nn.Module, Path], Played]] = {
     "ComfyUI": play_comfyui,
     "ComfyUI, fixed": play_comfyui_fixed,
     "diffusers": play_diffusers,
+    "diffusers' decoder": play_diffusers_decoder,
     "PEFT": play_peft,
     "LyCORIS": play_lycoris,
     "acestep.cpp": play_cpp,
     "HOT-Step": play_hot_step,
 }
-ON_DIFFUSERS_NAMES = ("diffusers",)
+ON_DIFFUSERS_NAMES = ("diffusers", "diffusers' decoder")
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How near a player comes to what was trained."""
 
-    error: float  # of the change, relative to its size
+    error: float  # of the whole change, relative to its size
+    worst: float  # of the layer that is furthest off: the largest gap, relative to the largest entry
     ratio: float  # of the strength
     skipped: int  # tensors or modules left aside, or changed though they should not be
     refusal: str
@@ -319,7 +336,7 @@ class Outcome:
     def __str__(self) -> str:
         if self.refusal:
             return "no"
-        if self.error < 1e-5 and abs(self.ratio - 1) < 1e-4 and not self.skipped:
+        if self.worst < 1e-5 and abs(self.ratio - 1) < 1e-4 and not self.skipped:
             return "exact"
         if self.error > 0.99 and abs(self.ratio) < 0.01:
             return "**nothing**"
@@ -332,7 +349,7 @@ class Outcome:
 def judge(played: Played, before: dict[str, Tensor], trained: dict[str, Tensor]) -> Outcome:
     """Compare with the differences that were trained, over all layers of the model."""
     if played.refusal:
-        return Outcome(math.inf, 0.0, 0, played.refusal)
+        return Outcome(math.inf, math.inf, 0.0, 0, played.refusal)
     found, wanted, skipped = [], [], len(played.skipped)
     for name, weight in before.items():
         change = (played.weights[name] - weight).double()
@@ -343,7 +360,10 @@ def judge(played: Played, before: dict[str, Tensor], trained: dict[str, Tensor])
             skipped += bool(change.abs().max() > 1e-5 * weight.abs().max())
     one, other = torch.cat(found), torch.cat(wanted)
     ratio = (one @ other / (other @ other)).item()
-    return Outcome(((one - other).norm() / other.norm()).item(), ratio, skipped, "")
+    gaps = (
+        ((mine - theirs).abs().max() / theirs.abs().max()).item() for mine, theirs in zip(found, wanted, strict=True)
+    )
+    return Outcome(((one - other).norm() / other.norm()).item(), max(gaps), ratio, skipped, "")
 
 
 __all__ = ["PLAYERS", "Outcome", "Played", "effective_weights", "judge"]

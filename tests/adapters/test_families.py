@@ -160,6 +160,15 @@ def test_an_oft_that_does_not_divide_its_inputs_is_refused(make_decoder, targets
         attach_oft(make_decoder(), targets, block_size=24)
 
 
+def test_several_ranks_say_that_the_file_is_filled_up(make_decoder, targets):
+    for family, ranks in (("lora, several ranks", "2, 4, 6"), ("dora, several ranks", "2, 4, 6")):
+        (notice,) = FAMILIES[family](make_decoder(), targets).notices
+        assert notice.startswith(f"The modules have ranks {ranks}; in a PEFT folder zeros fill them up to 6")
+    (notice,) = FAMILIES["loha, several ranks"](make_decoder(), targets).notices
+    assert notice.startswith("The modules have ranks 2, 3, 6;")
+    assert FAMILIES["loha"](make_decoder(), targets).notices == ()
+
+
 def test_a_rank_for_no_module_is_refused(make_decoder, targets):
     with pytest.raises(AdapterError, match=r"rank_pattern names layers\.9\., and no adapted layer"):
         attach_loha(make_decoder(), targets, rank=2, alpha=2.0, rank_pattern=["layers.9.=4"])

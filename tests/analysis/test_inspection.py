@@ -22,7 +22,14 @@ from woodshed.settings.schema import InspectSettings, TrainSettings
 from woodshed.training.loop import train
 
 TARGETS = ["layers.0.self_attn.q_proj", "layers.0.cross_attn.v_proj", "layers.2.mlp.up_proj"]
-RECIPE = {"base_model": "acestep-v15-base", "custom_tag": "zyx", "shift": 1.0, "num_inference_steps": 50, "epochs": 3}
+RECIPE = {
+    "base_model": "acestep-v15-base",
+    "custom_tag": "zyx",
+    "tag_position": "append",
+    "shift": 1.0,
+    "num_inference_steps": 50,
+    "epochs": 3,
+}
 
 
 @pytest.fixture
@@ -68,9 +75,12 @@ def test_an_adapter_says_what_it_is_what_made_it_and_how_far_it_moves_each_layer
         "parameters": adapter.num_parameters,
         "changes anything": True,
     }
-    expected |= {"trained on": "acestep-v15-base", "trigger tag": "zyx", "steps": 50, "shift": 1.0, "epochs": 3}
+    expected |= {"trained on": "acestep-v15-base", "trigger tag": "zyx", "tag position": "append"}
+    expected |= {"steps": 50, "shift": 1.0, "epochs": 3}
     assert expected.items() <= report.facts.items()
     assert report.notices == ()
+    untagged = look(make_adapter(recipe={**RECIPE, "custom_tag": ""})[1])
+    assert "tag position" not in untagged.facts
     rows = report.as_json()["tables"]["size of the change"]
     assert [row["layer"] for row in rows] == ["0", "2"]
     norms = {module: adapter.effective_delta(module).norm().item() for module in TARGETS}

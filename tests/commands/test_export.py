@@ -91,7 +91,7 @@ def test_an_approximation_says_what_is_lost_and_a_larger_rank_loses_less(export,
     [
         ("lora_r4", ("--to", "peft", "--output", "x.safetensors"), "peft is a folder"),
         ("lora_r4", ("--to", "comfyui", "--output", "taken"), "taken exists already"),
-        ("lora_r4", ("--to", "comfyui", "--output", "beside/x.safetensors"), "holds a PEFT adapter"),
+        ("lora_r4", ("--to", "comfyui", "--output", "beside/x.safetensors"), "holds an adapter (adapter_config.json)"),
         ("lora_r4", ("--to", "lycoriss", "--output", "x"), "to must be one of comfyui, diffusers"),
         ("nowhere", ("--to", "peft", "--output", "x"), "There is no adapter at"),
         (

@@ -37,6 +37,15 @@ def test_our_own_says_for_which_model_and_whether_all_is_done(manifest):
 
 
 @pytest.mark.parametrize(
+    ("written", "position"),
+    [("append", "append"), ("replace", "replace"), ("prepend", "prepend"), (None, "prepend"), ("sideways", "prepend")],
+)
+def test_the_position_of_the_trigger_tag_is_read_and_upstreams_default_where_there_is_none(manifest, written, position):
+    found = manifest({"metadata": {"custom_tag": "tag", "tag_position": written}, "samples": ["a.pt"]})
+    assert (found.custom_tag, found.tag_position) == ("tag", position)
+
+
+@pytest.mark.parametrize(
     "written", ["a.pt", "./a.pt", "datasets/old/a.pt", "/gone/a.pt", "D:\\music\\tensors\\a.pt", "tensors\\a.pt"]
 )
 def test_only_the_names_of_the_files_count_because_folders_move(manifest, written):

@@ -197,5 +197,5 @@ def test_init_from_is_where_the_weights_begin(bench):
     ):
         with pytest.raises(UserError, match=said):
             preflight(bench.settings(init_from=first, **wrong))
-    with pytest.raises(UserError, match="has rank 4, more than the 2 of this run"):
-        bench.load(init_from=first, rank=2)
+    with pytest.raises(UserError, match=r"has rank 4 in .*, more than this run; raise --rank to 4"):
+        preflight(bench.settings(init_from=first, rank=2))

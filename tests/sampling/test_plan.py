@@ -89,6 +89,19 @@ def test_the_trigger_tag_of_a_recipe_is_put_before_the_prompt_unless_told_not_to
     assert prepare(settings_for(adapter=adapter, prompt="a zyx song")).notices == ()
 
 
+@pytest.mark.parametrize(
+    ("position", "caption", "said"),
+    [
+        ("append", "warm funk, zyx", "its trigger tag zyx is put after the prompt; --no-tag leaves it out."),
+        ("replace", "zyx, warm funk", "its trigger tag zyx was the whole caption of its songs, and is put before the"),
+    ],
+)
+def test_the_trigger_tag_goes_where_the_training_had_it(settings_for, adapter_of, position, caption, said):
+    plan = prepare(settings_for(adapter=adapter_of(custom_tag="zyx", tag_position=position)))
+    assert plan.versions[0].caption == caption
+    assert plan.notices[0].startswith(f"style: {said}")
+
+
 def test_the_recipe_gives_the_defaults_and_what_the_user_says_wins(settings_for, adapter_of):
     adapter = adapter_of(base_model="acestep-v15-base", shift=2.5, num_inference_steps=30)
     plan = prepare(settings_for(adapter=adapter, steps="auto"))

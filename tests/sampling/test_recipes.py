@@ -82,3 +82,15 @@ def test_a_tag_goes_before_the_prompt_once():
     assert with_tag("warm funk", "zyx") == "zyx, warm funk"
     assert with_tag("warm ZYX funk", "zyx") == "warm ZYX funk"
     assert with_tag("warm funk", "") == "warm funk"
+
+
+def test_a_tag_goes_where_the_training_had_it_and_never_in_place_of_a_prompt():
+    assert with_tag("warm funk", "zyx", "append") == "warm funk, zyx"
+    assert with_tag("warm funk", "zyx", "replace") == "zyx, warm funk"
+    assert [with_tag("", "zyx", position) for position in ("prepend", "append", "replace")] == ["zyx"] * 3
+    assert with_tag("warm ZYX funk", "zyx", "append") == "warm ZYX funk"
+
+
+def test_a_position_that_makes_no_sense_sets_the_recipe_aside():
+    recipe, (said,) = read_recipe({"custom_tag": "zyx", "tag_position": "sideways"}, "style")
+    assert (recipe, "(tag_position)" in said) == (Recipe(), True)

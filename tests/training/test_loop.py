@@ -221,6 +221,19 @@ def test_the_adapters_header_says_how_it_was_made_and_how_to_play_it(settings_fo
     assert recipe["settings"]["rank"] == 4
 
 
+@pytest.mark.parametrize("validation_share", [0.0, 0.2])
+def test_the_trigger_tag_and_its_place_travel_from_the_dataset_into_the_header(
+    settings_for, dataset_dir, tmp_path, validation_share
+):
+    samples = [path.name for path in dataset_dir.glob("*.pt")]
+    metadata = {"custom_tag": "zydeco", "tag_position": "append"}
+    (dataset_dir / "manifest.json").write_text(json.dumps({"metadata": metadata, "samples": samples}))
+    events_of(settings_for(epochs=1, validation_share=validation_share))
+    with safetensors.safe_open(tmp_path / "out" / "final" / "adapter_model.safetensors", "pt") as file:
+        recipe = json.loads(file.metadata()["woodshed"])
+    assert (recipe["custom_tag"], recipe["tag_position"]) == ("zydeco", "append")
+
+
 @pytest.mark.parametrize(("shift", "steps"), [("auto", "auto"), (2.0, 30)])
 def test_playback_settings_travel_with_the_adapter(settings_for, tmp_path, shift, steps):
     events_of(settings_for(epochs=1, shift=shift, num_inference_steps=steps))

@@ -125,9 +125,20 @@ class Adapter(ABC):
 
 
 def quote_some(names: Sequence[str], limit: int = 3) -> str:
-    """Return the first few of many names."""
+    """Return the first few of many names, each as it can be shown."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    return ", ".join(map(shown, names[:limit])) + rest
+
+
+def shown(text: object, longest: int = 100) -> str:
+    r"""Return what a file says so that it fits into a line and commands no terminal.
+
+    >>> shown("a" * 99 + "\x1b[2J" + "b" * 99, longest=20)
+    'aaaaaaaa...bbbbbbbbb'
+    """
+    words = "".join(letter if letter.isprintable() else "?" for letter in str(text))
+    half = (longest - 3) // 2
+    return words if len(words) <= longest else f"{words[:half]}...{words[half + 3 - longest :]}"
 
 
 class TrainedBiases:

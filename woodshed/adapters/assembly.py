@@ -21,7 +21,7 @@ def assemble(module: str, parts: Parts, config: PeftConfig | None, *, norms_over
     """Return what the tensors of a module change.
 
     Args:
-        module: as the config names it.
+        module: its original name.
         parts: all of its tensors but biases.
         config: of a PEFT folder, or of diffusers; None for a file in which alpha stands beside the factors.
         norms_over_base: whether norms were written for today's ComfyUI.

@@ -1,6 +1,8 @@
 """The base model's weights, read one at a time from its checkpoint, for conversions that depend on them."""
 
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from woodshed.models.checkpoints import Checkpoint
 from woodshed.models.weights import StoredTensor, read_headers
 
 PART = "decoder."
+LONGEST_NAME = 100
 
 
 class BaseWeights:
@@ -17,10 +20,12 @@ class BaseWeights:
 
     Args:
         checkpoint: of the model that the adapter was trained on; None where nobody named one.
+        recipe: of the adapter, whose word for that model goes into the message.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, checkpoint: Checkpoint | None, recipe: Mapping[str, Any] | None = None) -> None:
         self.checkpoint = checkpoint
+        self._name = (recipe or {}).get("base_model")
 
     @property
     def is_known(self) -> bool:
@@ -32,11 +37,17 @@ class BaseWeights:
         """Every tensor of the decoder, by its name in the decoder."""
         if self.checkpoint is None:
             raise AdapterError(
-                "This conversion depends on the weights of the base model. Name the one that the adapter was trained "
-                "on with --checkpoint-dir and --model."
+                f"This conversion depends on the weights of the base model. Name {self._which()} "
+                "with --checkpoint-dir and --model."
             )
         headers = read_headers(self.checkpoint.weight_files)
         return {name.removeprefix(PART): tensor for name, tensor in headers.items() if name.startswith(PART)}
+
+    def _which(self) -> str:
+        """Return how the adapter calls its base model; what a file says may be anything."""
+        name = self._name
+        is_usable = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST_NAME
+        return f"{name}, which the adapter was trained on," if is_usable else "the one that the adapter was trained on"
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -82,6 +82,12 @@ class Change(ABC):
         return replace(self, **moved)
 
 
+def _count_used(is_used: Tensor) -> int:
+    """Return how many ranks there are up to the last one that is not all zeros."""
+    places = is_used.nonzero()
+    return int(places.max()) + 1 if len(places) else 0
+
+
 @dataclass(frozen=True)
 class LowRank(Change):
     """LoRA: scale B A, with A (r, in) and B (out, r). With norms it is a DoRA."""
@@ -99,6 +105,11 @@ class LowRank(Change):
     def rank(self) -> int:
         """The rows of A."""
         return self.a.shape[0]
+
+    def unfilled(self) -> Self:
+        """Return the same change without the zeros that fill up its rank: ranks that could never learn."""
+        used = _count_used(self.a.any(dim=1) | self.b.any(dim=0))
+        return replace(self, a=self.a[:used], b=self.b[:, :used])
 
     def product(self, weight: Tensor) -> Tensor:
         """Return scale B A."""
@@ -135,6 +146,15 @@ class Hadamard(Change):
     def rank(self) -> int:
         """The columns of the left factors."""
         return self.w1_a.shape[1]
+
+    def unfilled(self) -> Self:
+        """Return the same change without the zeros that fill up its rank: ranks that could never learn."""
+        columns, rows = (self.w1_a, self.w2_a), (self.w1_b, self.w2_b)
+        is_used = torch.stack([*(part.any(dim=0) for part in columns), *(part.any(dim=1) for part in rows)]).any(dim=0)
+        used = _count_used(is_used)
+        w1_a, w2_a = (part[:, :used] for part in columns)
+        w1_b, w2_b = (part[:used] for part in rows)
+        return replace(self, w1_a=w1_a, w1_b=w1_b, w2_a=w2_a, w2_b=w2_b)
 
     def product(self, weight: Tensor) -> Tensor:
         """Return the entries' product, scaled."""

@@ -95,9 +95,7 @@ def _factors(change: Change) -> dict[str, Tensor]:
     if isinstance(change, Hadamard):
         return {f"hada_{name}": getattr(change, name) for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
     if isinstance(change, Kronecker):
-        whole = change.with_whole_first()
-        names = ("lokr_w2",) if len(whole.w2) == 1 else ("lokr_w2_a", "lokr_w2_b")
-        return {"lokr_w1": whole.w1[0], **dict(zip(names, whole.w2, strict=True))}
+        return change.with_whole_first().parts()
     assert isinstance(change, Difference), type(change)
     return {"diff": change.values}
 

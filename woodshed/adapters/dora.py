@@ -5,7 +5,7 @@ moves every row by up to 0.4 % before anything is trained. As in the paper no gr
 the changed weight. Source: Liu et al. 2024, https://arxiv.org/abs/2402.09353, section 4.3.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from woodshed.adapters.adapter import TrainedBiases, train_biases
+from woodshed.adapters.adapter import train_biases
 from woodshed.adapters.changes import LowRank, Norms
 from woodshed.adapters.injection import NAME
 from woodshed.adapters.lora import LoraAdapter, inject_lora
@@ -64,15 +64,6 @@ class DoraAdapter(LoraAdapter):
     """A DoRA on a decoder."""
 
     family = "dora"
-
-    def __init__(
-        self,
-        linears: Mapping[str, nn.Linear],
-        layers: Mapping[str, Any],
-        biases: TrainedBiases,
-        magnitudes: Mapping[str, Parameter],
-    ) -> None:
-        super().__init__(linears, layers, biases, magnitudes)
 
     def change(self, module: str) -> LowRank:
         """Return the factors and the norms as they are now."""

@@ -1,8 +1,9 @@
 """An adapter in another tool's format: converted, written whole, read back and compared."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,15 +11,22 @@ from torch import Tensor
 
 from woodshed.adapters.adapter import quote_some
 from woodshed.adapters.base import BaseWeights
-from woodshed.adapters.changes import LowRank
+from woodshed.adapters.changes import Hadamard, LowRank
 from woodshed.adapters.comfyui_format import fit_for_comfyui, with_norms_over, write_comfyui
 from woodshed.adapters.content import Content
-from woodshed.adapters.diffusers_format import DIFFUSERS_NAME, write_diffusers
+from woodshed.adapters.diffusers_format import (
+    DIFFUSERS_LOKR_NAME,
+    DIFFUSERS_NAME,
+    require_diffusers_lokr,
+    write_diffusers,
+    write_diffusers_lokr,
+)
 from woodshed.adapters.faithful import as_trained
 from woodshed.adapters.low_rank import as_lora
-from woodshed.adapters.lycoris_format import LOKR_NAME, write_lycoris
+from woodshed.adapters.lycoris_format import LOKR_NAME, require_lycoris_family, write_lycoris
 from woodshed.adapters.peft_config import CONFIG_NAME
-from woodshed.adapters.peft_format import write_peft
+from woodshed.adapters.peft_format import require_peft_family, write_peft
+from woodshed.adapters.ranks import filling_notices
 from woodshed.adapters.saved import SavedAdapter, read_adapter, read_file
 from woodshed.adapters.verification import (
     HALF_TOLERANCE,
@@ -35,9 +43,24 @@ from woodshed.storage import whole_file, whole_folder
 
 FILE_ENDING = ".safetensors"
 FOLDER_FORMATS = ("peft", "peft-faithful", "lora")
-_FILE_NAMES = {"comfyui": "{stem}.safetensors", "diffusers": DIFFUSERS_NAME, "lycoris": LOKR_NAME}
+_FILES = {
+    "comfyui": ("{stem}.safetensors", write_comfyui),
+    "diffusers": (DIFFUSERS_NAME, write_diffusers),
+    "diffusers-lokr": (DIFFUSERS_LOKR_NAME, write_diffusers_lokr),
+    "lycoris": (LOKR_NAME, write_lycoris),
+}
+"""What the file of a format is called in a folder of its own, and who writes it."""
+_SINGLE = (CONFIG_NAME, LOKR_NAME, DIFFUSERS_NAME, DIFFUSERS_LOKR_NAME)
+"""What says that a folder is that of one adapter."""
+NEGLIGIBLE = 1e-6  # of a change; what singular values of float32 leave
+_REQUIREMENTS: dict[str, Callable[[Content], None]] = {
+    "diffusers-lokr": require_diffusers_lokr,
+    "lycoris": require_lycoris_family,
+    "peft": require_peft_family,
+    "peft-faithful": partial(require_peft_family, is_faithful=True),
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_NO_BIASES = ("diffusers", "lora")
+_NO_BIASES = ("diffusers", "diffusers-lokr", "lora")
 
 
 @dataclass(frozen=True)
@@ -61,7 +84,9 @@ def export_adapter(source: Path, settings: ExportSettings) -> Exported:
             output is taken, or when what was written is not what was meant.
     """
     saved = read_adapter(source)
-    base = BaseWeights(_find_base(saved, settings))
+    if settings.to in _REQUIREMENTS:
+        _REQUIREMENTS[settings.to](saved)
+    base = BaseWeights(_find_base(saved, settings), saved.recipe)
     if base.is_known and (problems := saved.misfits(base.shapes)):
         raise AdapterError(*problems)
     target = _refuse_taken(settings.output, settings.to)
@@ -72,7 +97,8 @@ def export_adapter(source: Path, settings: ExportSettings) -> Exported:
         written = read_adapter(building) if is_folder else read_file(building)
         refuse_other_names(written, content.modules, content.bias_names)
         report = compare(written, _expected(saved, written, base), tolerance=math.inf if cut else tolerance)
-    notices += _cut_notice(report, cut) + _reach_notices(content, settings)
+        file = target / written.path.name if is_folder else target
+    notices += _cut_notice(report, cut) + _reach_notices(content, settings, file)
     return Exported(target, report, tuple(notices))
 
 
@@ -150,9 +176,11 @@ def _refuse_taken(output: Path, to: ExportFormat) -> Path:
         raise AdapterError(f"{to} is a folder with a config and a weight file; give --output a name without ending.")
     if output.exists():
         raise AdapterError(f"{output} exists already. Choose another --output, or delete it first.")
-    if is_file and (output.parent / CONFIG_NAME).exists():
+    found = next((name for name in _SINGLE if (output.parent / name).exists()), None)
+    if found is not None:
         raise AdapterError(
-            f"{output.parent} holds a PEFT adapter, which a second file would hide. Choose another folder."
+            f"{output.parent} holds an adapter ({found}), and a second one there would hide it from players. "
+            "Choose another folder."
         )
     return output
 
@@ -162,9 +190,9 @@ def _write(building: Path, content: Content, settings: ExportSettings, name: str
     if settings.to in FOLDER_FORMATS:
         write_peft(building, content, dtype=DTYPES[settings.dtype], is_faithful=settings.to == "peft-faithful")
         return True
-    write = {"comfyui": write_comfyui, "diffusers": write_diffusers, "lycoris": write_lycoris}[settings.to]
+    file_name, write = _FILES[settings.to]
     is_folder = building.is_dir()
-    file = building / _FILE_NAMES[settings.to].format(stem=name) if is_folder else building
+    file = building / file_name.format(stem=name) if is_folder else building
     write(file, content, dtype=DTYPES[settings.dtype])
     return is_folder
 
@@ -193,11 +221,11 @@ def _stand_in(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 
 def _cut_notice(report: Verification, cut: list[str]) -> list[str]:
-    if not cut:
+    if not cut or report.residual < NEGLIGIBLE:
         return []
     return [
         f"This is an approximation: {quote_some(cut)} became LoRA by cutting small singular values, and "
-        f"{100 * report.residual:.2g} % of the change is lost. A larger --rank loses less."
+        f"{100 * report.residual:.2g} % of the change is lost. A larger --max-rank loses less."
     ]
 
 
@@ -214,11 +242,18 @@ def _dora_notice(saved: SavedAdapter, dora: DoraNorms) -> list[str]:
     }[dora]
 
 
-def _reach_notices(content: Content, settings: ExportSettings) -> list[str]:
+def _reach_notices(content: Content, settings: ExportSettings, file: Path) -> list[str]:
     """Say which players, of those that people would expect, cannot play the file."""
-    said = []
+    said: list[str] = []
+    if settings.to in ("peft", "lora"):
+        ranks = (change.rank for change in content.changes.values() if isinstance(change, LowRank | Hadamard))
+        said += filling_notices(ranks)
     if settings.to in ("peft", "lora") and not any(name.endswith(("q_proj", "k_proj")) for name in content.modules):
         said.append("diffusers will ignore this folder: without q_proj or k_proj it needs --to diffusers.")
+    if settings.to == "diffusers-lokr":
+        said.append(
+            f"Load it with pipe.transformer.load_lora_adapter({str(file)!r}); the pipeline itself reads no LoKr."
+        )
     if settings.to in ("peft", "peft-faithful") and content.has_norms:
         said.append("acestep.cpp ignores the norms of a DoRA in a PEFT folder; --to lora makes what it can play.")
     if settings.to == "peft-faithful":

@@ -18,17 +18,12 @@ def as_trained(content: Content) -> Content:
     changes: dict[str, Change] = {}
     for module, change in content.changes.items():
         if isinstance(change, LowRank) and change.scale == 1:
-            change = _unfilled(change)
+            unfilled = change.unfilled()
+            change = unfilled if unfilled.rank else change
             scale = _trained_scale(module, content.recipe)
             change = replace(change, b=change.b / scale, scale=scale)
         changes[module] = change
     return replace(content, changes=changes)
-
-
-def _unfilled(change: LowRank) -> LowRank:
-    used = (change.a.any(dim=1) | change.b.any(dim=0)).nonzero()
-    rank = int(used.max()) + 1 if len(used) else change.rank
-    return replace(change, a=change.a[:rank], b=change.b[:, :rank])
 
 
 def _trained_scale(module: str, recipe: Recipe) -> float:

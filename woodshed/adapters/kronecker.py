@@ -38,15 +38,25 @@ class Kronecker(Change):
         """(l, k) of the rows and (m, n) of the columns."""
         return (self.w1[0].shape[0], self.w2[0].shape[0]), (self.w1[-1].shape[1], self.w2[-1].shape[1])
 
-    def with_whole_first(self) -> "Kronecker":
+    def with_whole_first(self, *, holds_scale: bool = False) -> "Kronecker":
         """Return the same change with the first factor as one matrix, which every player can read.
 
-        When the second factor is whole too, the scale goes into the first: players take it as 1 then.
+        Args:
+            holds_scale: multiply the scale into it. Where the second factor is whole too that is always done, because
+                players take the scale as 1 then.
         """
         w1 = _multiply(self.w1)
-        if len(self.w2) == 1:
+        if holds_scale or len(self.w2) == 1:
             return Kronecker((w1 * self.scale,), self.w2, 1.0, norms=self.norms)
         return Kronecker((w1,), self.w2, self.scale, norms=self.norms)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the factors by the names that files and libraries have for them."""
+        found: dict[str, Tensor] = {}
+        for name, factor in (("lokr_w1", self.w1), ("lokr_w2", self.w2)):
+            ends = ("",) if len(factor) == 1 else ("_a", "_b")
+            found |= {name + end: part for end, part in zip(ends, factor, strict=True)}
+        return found
 
     def product(self, weight: Tensor) -> Tensor:
         """Return the scaled Kronecker product."""

@@ -19,7 +19,7 @@ from woodshed.adapters.changes import Hadamard
 from woodshed.adapters.content import Content
 from woodshed.adapters.injection import NAME, inject
 from woodshed.adapters.peft_format import write_peft
-from woodshed.adapters.ranks import module_ranks
+from woodshed.adapters.ranks import filling_notices, module_ranks
 from woodshed.models.keys import original_to_diffusers
 
 PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -70,6 +70,11 @@ class LohaAdapter(Adapter):
         self.scales: dict[str, float] = {module: layer.scaling[NAME] for module, layer in layers.items()}
         parameters = {module: {part: getattr(layer, part)[NAME] for part in PARTS} for module, layer in layers.items()}
         super().__init__(linears, parameters, train_biases(decoder, [], "none"))
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Say what several ranks mean for the file."""
+        return filling_notices(self.change(module).rank for module in self.modules)
 
     def change(self, module: str) -> Hadamard:
         """Return the factors and the scale as they are now: float32, on the CPU."""

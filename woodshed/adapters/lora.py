@@ -18,7 +18,7 @@ from woodshed.adapters.changes import LowRank
 from woodshed.adapters.content import Content
 from woodshed.adapters.injection import NAME, inject
 from woodshed.adapters.peft_format import write_peft
-from woodshed.adapters.ranks import module_ranks
+from woodshed.adapters.ranks import filling_notices, module_ranks
 from woodshed.models.keys import original_to_diffusers
 from woodshed.settings.schema import BiasMode
 
@@ -112,10 +112,10 @@ class LoraAdapter(Adapter):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Add what one player makes of targets without q and k to what biases have to say."""
-        if any(module.endswith(("q_proj", "k_proj")) for module in self.modules):
-            return super().notices
-        return (*super().notices, _NOT_FOR_DIFFUSERS)
+        """Add what several ranks, and targets without q and k, mean for players to what biases have to say."""
+        filling = filling_notices(self.change(module).rank for module in self.modules)
+        has_queries = any(module.endswith(("q_proj", "k_proj")) for module in self.modules)
+        return (*super().notices, *filling, *(() if has_queries else (_NOT_FOR_DIFFUSERS,)))
 
     def change(self, module: str) -> LowRank:
         """Return A, B and the scale as they are now: float32, on the CPU."""

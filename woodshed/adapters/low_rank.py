@@ -30,7 +30,7 @@ def as_lora(content: Content, *, limit: int | None, weight_of: Callable[[str], T
             weight = weight_of(module) if change.needs_weight else torch.zeros(change.shape)
             thin = _cut(change.delta(weight.double()), limit or USUAL_RANK)
         changes[module] = thin
-    return replace(content, changes=changes, lokr_config={}), cut
+    return replace(content, changes=changes), cut
 
 
 def _exact(change: Change, limit: int | None) -> LowRank | None:

@@ -18,6 +18,7 @@ from woodshed.adapters.changes import Change, Difference, Hadamard, LowRank, Rot
 from woodshed.adapters.comfyui_format import stored_parts
 from woodshed.adapters.content import Content
 from woodshed.adapters.kronecker import Kronecker
+from woodshed.adapters.lokr_layout import common_factor, common_rank
 from woodshed.adapters.naming import comfyui_module, lycoris_module
 from woodshed.adapters.tensor_files import LOKR_KEY
 from woodshed.errors import AdapterError
@@ -40,8 +41,7 @@ def write_lycoris(path: Path, content: Content, *, dtype: torch.dtype = torch.fl
     """
     if content.biases:
         raise AdapterError("A LyCORIS file stores differences of biases, which needs the base: name its checkpoint.")
-    if content.family in (Change, Rotation, Difference):
-        raise AdapterError("A LyCORIS file holds LoKr, LoHa or LoRA; use --to comfyui for this adapter.")
+    require_lycoris_family(content)
     if any(change.norms and change.norms.are_over_base for change in content.changes.values()):
         raise AdapterError("These norms were written for today's ComfyUI; to convert them, name the base's checkpoint.")
     header = {"format": "lycoris", "algo": _ALGORITHMS[content.family], RECIPE_KEY: json.dumps(dict(content.recipe))}
@@ -59,6 +59,16 @@ def write_lycoris(path: Path, content: Content, *, dtype: torch.dtype = torch.fl
         tensors[f"{comfyui_module(name.removesuffix('.bias'))}.diff_b"] = value.float()
     save_tensors(path, tensors, header)
     return len(tensors)
+
+
+def require_lycoris_family(content: Content) -> None:
+    """Stop unless LyCORIS has a family for the content.
+
+    Raises:
+        AdapterError: saying which format has.
+    """
+    if content.family in (Change, Rotation, Difference):
+        raise AdapterError("A LyCORIS file holds LoKr, LoHa or LoRA; use --to comfyui for this adapter.")
 
 
 def lokr_header(
@@ -87,23 +97,17 @@ def _lokr_config(changes: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         AdapterError: when one dimension, one alpha and one factor for all modules cannot.
     """
-    splits = [split for change in changes.values() for split in change.splits]
-    factors = [-1, *sorted({left for left, _ in splits})]
-    fits = (f for f in factors if all(factorization(left * right, f) == (left, right) for left, right in splits))
-    factor = next(fits, None)
-    halves = {module: max(right for _, right in change.splits) / 2 for module, change in changes.items()}
-    low_rank = {(change.dim, change.scale) for change in changes.values() if change.dim}
-    dim, scale = low_rank.pop() if low_rank else (int(max(halves.values())) + 1, 1.0)
-    agree = all((dim < halves[module]) == (change.dim is not None) for module, change in changes.items())
+    factor, dim = common_factor(changes, factorization), common_rank(changes)
+    scales = {change.scale for change in changes.values() if change.dim}
     norms = {change.norms is not None for change in changes.values()}
-    if factor is None or low_rank or not agree or len(norms) > 1:
+    if factor is None or dim is None or len(scales) > 1 or len(norms) > 1:
         raise AdapterError(
             "ACE-Step rebuilds a LoKr from one dimension, one alpha and one factor, and this one has several or "
             "others. Use --to comfyui or lora."
         )
     return lokr_header(
         linear_dim=dim,
-        linear_alpha=scale * dim,
+        linear_alpha=(scales.pop() if scales else 1.0) * dim,
         factor=factor,
         use_tucker=False,
         weight_decompose=norms == {True},

@@ -104,6 +104,8 @@ def merge_adapters(checkpoint: Checkpoint, parts: Sequence[Part], output: Path) 
                 (part.strength * _difference(part.saved, name, base) for part in parts), torch.zeros_like(base)
             )
             value = (base + change).to(_DTYPES[stored[name].dtype])
+            if not value.isfinite().all():
+                raise AdapterError(f"{name} becomes too large for the model's number format; use a smaller --strength.")
             _rewrite(building / stored[name].file.name, stored[name].name, value)
             _refuse_other(building, stored[name], value)
             met += ((value.double() - base) * change).sum().item()
@@ -112,7 +114,11 @@ def merge_adapters(checkpoint: Checkpoint, parts: Sequence[Part], output: Path) 
             "woodshed": __version__,
             "base_model": checkpoint.name,
             "adapters": [
-                {"file": part.saved.path.name, "strength": part.strength, "recipe": dict(part.saved.recipe)}
+                {
+                    "file": "/".join(part.saved.path.parts[-3:]),
+                    "strength": part.strength,
+                    "recipe": dict(part.saved.recipe),
+                }
                 for part in parts
             ],
         }

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from woodshed.adapters.adapter import shown
+from woodshed.adapters.naming import read_module
 from woodshed.errors import AdapterError, collecting
 
 CONFIG_NAME = "adapter_config.json"
@@ -68,7 +70,7 @@ def parse_config(config: Mapping[str, Any], path: Path) -> PeftConfig:
     """
     family = config.get("peft_type")
     if family not in FAMILIES:
-        raise AdapterError(f"{path} is of PEFT type {family!r}; {', '.join(FAMILIES)} can be read.")
+        raise AdapterError(f"{path} is of PEFT type {shown(repr(family))}; {', '.join(FAMILIES)} can be read.")
     problems = [
         f"{path} has {name} set, which cannot be read." for name in _FOREIGN_SWITCHES[family] if config.get(name)
     ]
@@ -83,7 +85,7 @@ def parse_config(config: Mapping[str, Any], path: Path) -> PeftConfig:
 def _parse_series(config: Mapping[str, Any], path: Path) -> PeftConfig:
     terms = config.get("num_cayley_neumann_terms", 5) if config.get("use_cayley_neumann", True) else 0
     if terms != 0 and not (isinstance(terms, int) and 4 <= terms <= 100):
-        raise AdapterError(f"{path} has {terms!r} num_cayley_neumann_terms; 4 to 100 can be read.")
+        raise AdapterError(f"{path} has {shown(repr(terms))} num_cayley_neumann_terms; 4 to 100 can be read.")
     return PeftConfig("OFT", terms=terms)
 
 
@@ -97,13 +99,22 @@ def _parse_strength(family: str, config: Mapping[str, Any], path: Path) -> PeftC
         if not _is_pattern(pattern)
     ]
     if not _is_number(alpha):
-        problems.append(f"{path} has no usable {name}; got {alpha!r}.")
+        problems.append(f"{path} has no usable {name}; got {shown(repr(alpha))}.")
     if not _is_number(rank) or rank < 1:
-        problems.append(f"{path} has no usable r; got {rank!r}.")
+        problems.append(f"{path} has no usable r; got {shown(repr(rank))}.")
     if problems or alpha is None:
         raise AdapterError(*problems)
-    is_rslora = config.get("use_rslora") is True
-    return PeftConfig(family, alpha, rank, patterns["rank_pattern"], patterns["alpha_pattern"], is_rslora)
+    ranks, alphas = (_in_original_names(pattern) for pattern in patterns.values())
+    return PeftConfig(family, alpha, rank, ranks, alphas, config.get("use_rslora") is True)
+
+
+def _in_original_names(pattern: Mapping[str, float]) -> dict[str, float]:
+    """Return a pattern table in the names of the original decoder, whatever model PEFT was put on."""
+    named = {}
+    for key, value in pattern.items():
+        name = key.removeprefix("^")
+        named["^" * key.startswith("^") + (read_module(name) or name)] = value
+    return named
 
 
 def _is_number(value: Any) -> bool:

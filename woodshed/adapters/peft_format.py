@@ -20,6 +20,7 @@ from woodshed.adapters.adapter import RECIPE_KEY
 from woodshed.adapters.changes import Change, Hadamard, LowRank, Rotation
 from woodshed.adapters.content import Content
 from woodshed.adapters.kronecker import Kronecker
+from woodshed.adapters.lokr_layout import common_factor, common_rank
 from woodshed.adapters.naming import peft_module
 from woodshed.adapters.peft_config import CONFIG_NAME, WEIGHTS_NAME
 from woodshed.adapters.tensor_files import DIFFUSERS_KEY
@@ -64,24 +65,34 @@ _COMMON = {"peft_type": "", "task_type": None, "base_model_name_or_path": None, 
 """The beginning of every config. The rest is as small as can be: older versions of PEFT fail on unknown keys."""
 
 
-def _store(content: Content, *, is_faithful: bool) -> Stored:
-    changes = content.changes
+def require_peft_family(content: Content, *, is_faithful: bool = False) -> None:
+    """Stop unless PEFT has a family for the content.
+
+    Raises:
+        AdapterError: saying which format has.
+    """
     if content.family is LowRank:
-        return _store_lora(changes, content, is_faithful=is_faithful)
+        return
     if is_faithful:
         raise AdapterError("Only a LoRA or DoRA has a form that is faithful to its training; use --to peft.")
     if content.family is Change:
         raise AdapterError("PEFT cannot mix several kinds of change in one adapter; use --to comfyui.")
     if content.has_norms:
         raise AdapterError("PEFT has no DoRA for this family; use --to comfyui, lycoris or lora.")
+    if content.family not in (Kronecker, Hadamard, Rotation):
+        raise AdapterError("PEFT cannot store plain weight differences; use --to comfyui or lora.")
+
+
+def _store(content: Content, *, is_faithful: bool) -> Stored:
+    require_peft_family(content, is_faithful=is_faithful)
+    if content.family is LowRank:
+        return _store_lora(content.changes, content, is_faithful=is_faithful)
     stores: dict[type[Change], Callable[[Any], Stored]] = {
         Kronecker: _store_lokr,
         Hadamard: _store_loha,
         Rotation: _store_oft,
     }
-    if content.family not in stores:
-        raise AdapterError("PEFT cannot store plain weight differences; use --to comfyui or lora.")
-    return stores[content.family](changes)
+    return stores[content.family](content.changes)
 
 
 def _magnitudes(content: Content) -> dict[str, Tensor]:
@@ -159,13 +170,16 @@ def _for_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _store_lokr(changes: Mapping[str, Kronecker]) -> Stored:
     """Store factors as PEFT would build them: one split and one rank for all modules, the scale in the first factor."""
-    tensors = {}
-    for module, change in changes.items():
-        whole = change.with_whole_first()
-        tensors[f"{module}.lokr_w1"] = whole.w1[0] * whole.scale
-        names = ("lokr_w2",) if len(whole.w2) == 1 else ("lokr_w2_a", "lokr_w2_b")
-        tensors |= {f"{module}.{name}": part for name, part in zip(names, whole.w2, strict=True)}
-    factor, rank = _lokr_layout(changes)
+    factor, rank = common_factor(changes, factorization), common_rank(changes)
+    if factor is None or rank is None:
+        raise AdapterError(
+            "PEFT cannot build these LoKr shapes from one factor and one rank; use --to lycoris, comfyui or lora."
+        )
+    tensors = {
+        f"{module}.{part}": value
+        for module, change in changes.items()
+        for part, value in change.with_whole_first(holds_scale=True).parts().items()
+    }
     return tensors, {
         "peft_type": "LOKR",
         "r": rank,
@@ -178,27 +192,6 @@ def _store_lokr(changes: Mapping[str, Kronecker]) -> Stored:
         "rank_pattern": {},
         "alpha_pattern": {},
     }
-
-
-def _lokr_layout(changes: Mapping[str, Kronecker]) -> tuple[int, int]:
-    """Return the factor and the rank with which PEFT builds exactly these shapes.
-
-    Raises:
-        AdapterError: when there are none.
-    """
-    splits = [split for change in changes.values() for split in change.splits]
-    factors = [-1, *sorted({left for left, _ in splits})]
-    fits = (f for f in factors if all(factorization(left * right, f) == (left, right) for left, right in splits))
-    factor = next(fits, None)
-    halves = {module: max(right for _, right in change.splits) / 2 for module, change in changes.items()}
-    dims = {change.dim for change in changes.values() if change.dim}
-    rank = dims.pop() if dims else int(max(halves.values())) + 1
-    agree = all((rank < halves[module]) == (change.dim is not None) for module, change in changes.items())
-    if factor is None or dims or not agree:
-        raise AdapterError(
-            "PEFT cannot build these LoKr shapes from one factor and one rank; use --to lycoris, comfyui or lora."
-        )
-    return factor, rank
 
 
 def _store_loha(changes: Mapping[str, Hadamard]) -> Stored:

@@ -32,3 +32,14 @@ def module_ranks(
     if idle:
         raise AdapterError(f"rank_pattern names {', '.join(idle)}, and no adapted layer has that in its name.")
     return {name: size_of(name, rank, alpha, rules) for name in names}
+
+
+def filling_notices(ranks: Iterable[int]) -> tuple[str, ...]:
+    """Say that a PEFT folder of several ranks is filled up to one."""
+    sizes = sorted(set(ranks))
+    if len(sizes) < 2:
+        return ()
+    return (
+        f"The modules have ranks {', '.join(map(str, sizes))}; in a PEFT folder zeros fill them up to {sizes[-1]}, "
+        "because not every player reads a table of ranks. Nothing else changes.",
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from woodshed.adapters.adapter import quote_some
+from woodshed.adapters.adapter import quote_some, shown
 from woodshed.adapters.assembly import UnfitPartsError, assemble
 from woodshed.adapters.changes import Change
 from woodshed.adapters.content import Content
@@ -30,9 +30,11 @@ from woodshed.adapters.tensor_files import (
     read_tensor_file,
 )
 from woodshed.errors import AdapterError
-from woodshed.models.keys import original_to_diffusers
 
 _USUAL_NAMES = ("lokr_weights.safetensors", "pytorch_lora_weights.safetensors")  # of LoKr here, and of diffusers
+LARGEST_LAYER = 1 << 28
+"""Entries of a weight; the largest of the XL models has a tenth of it."""
+_CONVOLUTIONS = ("proj_in.1", "proj_out.1")  # of the decoder
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -85,7 +87,7 @@ def read_file(path: Path) -> SavedAdapter:
     """
     file = read_tensor_file(path)
     from_header = parse_diffusers_header(file.entry(DIFFUSERS_KEY), file.path)
-    return _read(file, from_header, in_diffusers_names=True)
+    return _read(file, from_header)
 
 
 def _find_file(path: Path) -> Path:
@@ -120,7 +122,7 @@ def _refuse_pickle(path: Path) -> None:
         raise AdapterError(f"{path} is a pickle, which could run code, so it is not read. Ask for a .safetensors file.")
 
 
-def _read(file: TensorFile, config: PeftConfig | None, *, in_diffusers_names: bool = False) -> SavedAdapter:
+def _read(file: TensorFile, config: PeftConfig | None) -> SavedAdapter:
     parts, unknown = _group(file)
     over_base = file.recipe.get(CONVENTION) is True
     changes: dict[str, Change] = {}
@@ -132,13 +134,20 @@ def _read(file: TensorFile, config: PeftConfig | None, *, in_diffusers_names: bo
             biases[f"{module}.bias"] = own.pop("bias")
         if "diff_b" in own:
             differences[f"{module}.bias"] = own.pop("diff_b")
-        name = original_to_diffusers(module) if in_diffusers_names else module
         try:
             if own:
-                changes[module] = assemble(name, own, config, norms_over_base=over_base)
+                changes[module] = assemble(module, own, config, norms_over_base=over_base)
         except UnfitPartsError:
             bad.append(module)
     bad += [name for name, value in (biases | differences).items() if value.dim() != 1]
+    convolutions = [
+        name for name in _CONVOLUTIONS if name in bad and any(one.dim() > 2 for one in parts[name].values())
+    ]
+    if convolutions:
+        raise AdapterError(
+            f"{file.path} adapts the convolution {' and '.join(convolutions)}; only linear layers can be read."
+        )
+    _refuse_giants(file.path, changes)
     _refuse_damage(file.path, unknown, bad, is_empty=not changes and not bad and not unknown)
     lokr_config = file.entry(LOKR_KEY)
     recipe = {name: value for name, value in file.recipe.items() if name != CONVENTION}
@@ -156,6 +165,18 @@ def _group(file: TensorFile) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
         else:
             parts.setdefault(found[0], {})[found[1]] = tensor
     return parts, unknown
+
+
+def _refuse_giants(path: Path, changes: Mapping[str, Change]) -> None:
+    """Stop before a small file of thin factors makes somebody multiply out terabytes."""
+    shapes = {module: change.shape for module, change in changes.items()}
+    giants = [
+        f"{shown(module)} {rows}x{columns}"
+        for module, (rows, columns) in shapes.items()
+        if (rows or columns) * columns > LARGEST_LAYER
+    ]
+    if giants:
+        raise AdapterError(f"{path} is for no ACE-Step model: it has layers of {quote_some(giants)}.")
 
 
 def _refuse_damage(path: Path, unknown: list[str], bad: list[str], *, is_empty: bool) -> None:

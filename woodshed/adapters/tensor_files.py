@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from woodshed.adapters.adapter import RECIPE_KEY, quote_some
+from woodshed.adapters.adapter import RECIPE_KEY, quote_some, shown
 from woodshed.errors import AdapterError
 
 LOKR_KEY, DIFFUSERS_KEY = "lokr_config", "lora_adapter_metadata"
@@ -50,7 +50,7 @@ def read_tensor_file(path: Path) -> TensorFile:
             header = {name: _parsed(name, text) for name, text in (file.metadata() or {}).items() if name in known}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}.") from error
+        raise AdapterError(f"{path} cannot be read: {shown(error, 300)}.") from error
     bad = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
     bad += [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -81,7 +81,7 @@ def read_config(path: Path) -> dict[str, Any]:
             raise AdapterError(f"{path} is far too large for a PEFT config.")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}.") from error
+        raise AdapterError(f"{path} cannot be read: {shown(error, 300)}.") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{path} holds no JSON object.")
     return config

@@ -27,12 +27,14 @@ class Verification:
     residual: float  # size of what is wrong relative to the size of all differences
     strength: float  # projection of the difference in the file on the true one, the one furthest from 1
     is_live: bool  # whether the adapter changes anything
+    is_approximate: bool = False  # written as an approximation, so that the error was allowed to be any
 
     def __str__(self) -> str:
         """Return one sentence for people."""
         live = "the adapter is live" if self.is_live else "the adapter changes NOTHING"
+        proof = "Read back" if self.is_approximate else "Verified"
         return (
-            f"Verified: {self.tensors} tensors written and matched over {self.modules} modules, relative error "
+            f"{proof}: {self.tensors} tensors written and matched over {self.modules} modules, relative error "
             f"{self.max_relative_error:.1e}, strength {self.strength:.6f} of the trained one; {live}."
         )
 
@@ -89,6 +91,7 @@ def compare(saved: SavedAdapter, expected: Iterable[Expected], *, tolerance: flo
         residual=math.sqrt(wrong / size) if size else 0.0,
         strength=max(strengths.values(), key=lambda value: abs(value - 1), default=1.0),
         is_live=bool(strengths),
+        is_approximate=math.isinf(tolerance),
     )
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from woodshed.adapters.base import BaseWeights
+from woodshed.adapters.changes import Hadamard, LowRank, Rotation
 from woodshed.adapters.files import load_adapter
+from woodshed.adapters.kronecker import Kronecker
 from woodshed.adapters.saved import SavedAdapter, read_adapter
-from woodshed.adapters.targets import decoder_linear_shapes
 from woodshed.analysis.report import Report, Table
-from woodshed.errors import UserError, collecting
+from woodshed.errors import AdapterError, collecting
 from woodshed.models.checkpoints import Checkpoint
 from woodshed.models.decoder import Decoder
 from woodshed.models.load import load_decoder
@@ -48,6 +50,8 @@ def inspect_adapter(path: Path, stage: Stage | None) -> Report:
         AdapterError: when there is none, it is damaged, or it does not fit the model.
     """
     saved = read_adapter(path)
+    if stage is not None and (problems := saved.misfits(BaseWeights(stage.checkpoint).shapes)):
+        raise AdapterError(*problems)
     tensors = read_headers([saved.path])
     notices: list[str] = []
     needs_weights = any(word in name for name in tensors for word in NEEDS_WEIGHTS)
@@ -73,7 +77,6 @@ def _file_facts(saved: SavedAdapter, tensors: Mapping[str, StoredTensor]) -> dic
     family = " and ".join(word for mark, word in FAMILIES.items() if mark in names) or "weight differences"
     if any(mark in names for mark in DECOMPOSED):
         family += " with weight decomposition (DoRA)"
-    ranks = sorted({tensor.shape[0] for name, tensor in tensors.items() if re.search(r"lora_(A|down)\b", name)})
     facts: dict[str, Any] = {
         "family": family,
         "file": saved.path.name,
@@ -83,8 +86,25 @@ def _file_facts(saved: SavedAdapter, tensors: Mapping[str, StoredTensor]) -> dic
         "tensors": len(tensors),
         "number format": ", ".join(sorted({tensor.dtype for tensor in tensors.values()})),
     }
-    if ranks:
-        facts["rank"] = ranks[0] if len(ranks) == 1 else ranks
+    return facts | _size_facts(saved)
+
+
+def _size_facts(saved: SavedAdapter) -> dict[str, Any]:
+    """Return the numbers that a family is built from, one where all modules agree."""
+    changes = saved.changes.values()
+    found: dict[str, set[int]] = {
+        "rank": {change.rank for change in changes if isinstance(change, LowRank | Hadamard)},
+        "rank of the second factor": {change.dim for change in changes if isinstance(change, Kronecker) and change.dim},
+        "block size": {change.block_size for change in changes if isinstance(change, Rotation)},
+    }
+    facts: dict[str, Any] = {
+        name: min(sizes) if len(sizes) == 1 else sorted(sizes) for name, sizes in found.items() if sizes
+    }
+    whole = sum(isinstance(change, Kronecker) and change.dim is None for change in changes)
+    if whole:
+        facts["whole second factors"] = whole
+    if saved.bias_names:
+        facts["trained biases"] = len(saved.bias_names)
     return facts
 
 
@@ -93,6 +113,7 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
     names = {
         "base_model": "trained on",
         "custom_tag": "trigger tag",
+        "tag_position": "tag position",
         "num_inference_steps": "steps",
         "shift": "shift",
         "songs": "songs",
@@ -101,6 +122,8 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "woodshed": "made by Woodshed",
         "settings": "settings",
     }
+    if not recipe.get("custom_tag"):
+        del names["tag_position"]
     return {title: recipe[name] for name, title in names.items() if recipe.get(name) not in (None, "")}
 
 
@@ -116,27 +139,12 @@ def _resume_facts(path: Path, notices: list[str]) -> dict[str, Any]:
 
 def _difference_norms(saved: SavedAdapter, checkpoint: Checkpoint | None) -> dict[str, tuple[float, float]]:
     """Return for each module the norm of its weight difference, and that of the weight (0 without a model)."""
-    stored = {} if checkpoint is None else _weights_by_flat_name(checkpoint)
+    base = BaseWeights(checkpoint)
     norms = {}
     for module in saved.modules:
-        source = stored.get(_flat(module))
-        if source is None:
-            if checkpoint is not None:
-                raise UserError(f"{saved.path} is for another model: {checkpoint.name} has no {module}.")
-            weight = torch.zeros(saved.shape(module))
-        else:
-            weight = source.read(dtype=torch.float32)
+        weight = base.weight(module) if base.is_known else torch.zeros(saved.shape(module))
         norms[module] = (saved.delta(module, weight).norm().item(), weight.norm().item())
     return norms
-
-
-def _weights_by_flat_name(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    stored = read_headers(checkpoint.weight_files)
-    return {_flat(name): stored[f"decoder.{name}.weight"] for name in decoder_linear_shapes(checkpoint.config)}
-
-
-def _flat(module: str) -> str:
-    return module.removeprefix("lycoris_").replace(".", "_")
 
 
 def _layer_table(norms: Mapping[str, tuple[float, float]]) -> Table:

@@ -54,6 +54,7 @@ def inspect_dataset(folder: Path) -> Report:
         "made for": manifest.model or "not said",
         "conditioning": manifest.conditioning or "not said: made by another tool",
         "trigger tag": manifest.custom_tag or "none",
+        **({"tag position": manifest.tag_position} if manifest.custom_tag else {}),
         "manifest": (folder / MANIFEST).is_file(),
     }
     if not manifest.is_complete:

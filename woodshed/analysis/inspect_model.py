@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from woodshed.adapters.merge import RECORD
 from woodshed.analysis.report import Report, Table, folder_size
 from woodshed.errors import CheckpointError, collecting
 from woodshed.models.checkpoints import Checkpoint, find_checkpoints, fingerprint, read_checkpoint
+from woodshed.models.config import read_json
 from woodshed.models.decoder import build_decoder
 from woodshed.models.encoders import ConditionEncoder
 from woodshed.models.keys import diffusers_to_original
@@ -31,6 +33,7 @@ def inspect_model(folder: Path) -> Report:
     config, playback = checkpoint.config, playback_of(checkpoint)
     facts = {
         "kind": checkpoint.kind,
+        **_merge_facts(folder),
         "size": "XL" if checkpoint.is_xl else "2B",
         "published by ACE-Step": checkpoint.is_official,
         "bytes": folder_size(folder),
@@ -46,6 +49,19 @@ def inspect_model(folder: Path) -> Report:
     with collecting(problems):
         facts["fingerprint of its conditions"] = fingerprint(checkpoint)[:16]
     return Report("model", folder, facts, (_part_table(stored),), tuple(dict.fromkeys(problems)))
+
+
+def _merge_facts(folder: Path) -> dict[str, str]:
+    """Return what `woodshed merge` has put into a model, as its record says."""
+    if not (folder / RECORD).is_file():
+        return {}
+    with collecting([]):  # a record that is damaged says nothing
+        record = read_json(folder / RECORD)
+        adapters = record.get("adapters")
+        parts = [part for part in adapters if isinstance(part, dict)] if isinstance(adapters, list) else []
+        named = [f"{part.get('file')} at {part.get('strength')}" for part in parts]
+        return {"merged from": " + ".join([str(record.get("base_model")), *named])}
+    return {}
 
 
 def _count(stored: Mapping[str, StoredTensor]) -> int:

@@ -33,6 +33,8 @@ def inspect_path(path: Path, settings: InspectSettings) -> Report:
         raise UserError(f"There is nothing at {path}. Give {KINDS}.")
     if path.is_file():
         return _inspect_file(path, settings)
+    if not path.is_dir():
+        raise UserError(f"{path} is neither a file nor a folder. Give {KINDS}.")
     if _is_model(path):
         return inspect_model(path)
     if holds_a_run(path):

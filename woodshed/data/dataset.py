@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from woodshed.data.manifest import OUR_RECORD, UNFINISHED, Manifest, read_manifest
-from woodshed.data.songs import MOST_NAMED, listed
+from woodshed.data.songs import MOST_NAMED, TagPosition, listed
 from woodshed.data.tensor_files import read_tensors
 from woodshed.errors import DataError, collecting
 
@@ -97,11 +97,20 @@ class Demands:
 class SongDataset(Dataset[Sample]):
     """Preprocessed songs, read when asked for; small enough to travel to worker processes."""
 
-    def __init__(self, files: Sequence[Path], demands: Demands, *, custom_tag: str, notices: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        demands: Demands,
+        *,
+        custom_tag: str,
+        tag_position: TagPosition = "prepend",
+        notices: tuple[str, ...],
+    ) -> None:
         self.files = tuple(files)
         self.names = tuple(path.stem for path in files)
         self.demands = demands
         self.custom_tag = custom_tag
+        self.tag_position = tag_position
         self.notices = notices
 
     def __len__(self) -> int:
@@ -147,7 +156,13 @@ def open_dataset(
     demands = Demands(latent_channels, condition_width, fingerprint)
     if len(files) <= CHECKED_AT_OPENING:
         check_all(files, demands)
-    return SongDataset(files, demands, custom_tag=manifest.custom_tag, notices=_notices(folder, manifest))
+    return SongDataset(
+        files,
+        demands,
+        custom_tag=manifest.custom_tag,
+        tag_position=manifest.tag_position,
+        notices=_notices(folder, manifest),
+    )
 
 
 def _notices(folder: Path, manifest: Manifest) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, get_args
 
+from woodshed.data.songs import TagPosition
 from woodshed.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -22,6 +23,7 @@ class Manifest:
     fingerprint: str = ""
     conditioning: str = ""
     custom_tag: str = ""
+    tag_position: TagPosition = "prepend"  # upstream's own default
     is_complete: bool = True  # false when preprocessing was interrupted
 
 
@@ -51,6 +53,7 @@ def read_manifest(folder: Path) -> Manifest:
         fingerprint=str(ours.get("fingerprint", "")),
         conditioning=str(ours.get("conditioning", "")),
         custom_tag=str(metadata.get("custom_tag") or ""),
+        tag_position=_position(metadata.get("tag_position")),
         is_complete=ours.get("is_complete") is not False,
     )
 
@@ -61,6 +64,10 @@ MENDING = "Delete it to use every .pt file of the folder, or run woodshed prepro
 def _block(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     block = content.get(name)
     return block if isinstance(block, dict) else {}
+
+
+def _position(value: Any) -> TagPosition:
+    return next((position for position in get_args(TagPosition) if position == value), Manifest.tag_position)
 
 
 def _file_name(path: str) -> str:

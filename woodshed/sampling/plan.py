@@ -184,7 +184,7 @@ def _versions(
     is_alone = len(played) == 1
     versions = []
     for name, adapter, path_or_none, recipe, usual in played:
-        caption = with_tag(settings.prompt, recipe.custom_tag if settings.tag else "")
+        caption = with_tag(settings.prompt, recipe.custom_tag if settings.tag else "", recipe.tag_position)
         output = settings.output if is_alone else settings.output.with_stem(f"{settings.output.stem}-{name}")
         playback = _chosen_playback(settings, usual, checkpoint)
         versions.append(Version(name, adapter, path_or_none, caption, _prompt(settings, caption), playback, output))
@@ -226,7 +226,12 @@ def _tag_notice(settings: GenerateSettings, recipe: Recipe, name: str) -> list[s
     tag = recipe.custom_tag
     if not settings.tag or with_tag(settings.prompt, tag) == settings.prompt:
         return []
-    return [f"{name}: its trigger tag {tag} is put before the prompt; --no-tag leaves it out."]
+    where = {
+        "prepend": "is put before the prompt",
+        "append": "is put after the prompt",
+        "replace": "was the whole caption of its songs, and is put before the prompt",
+    }[recipe.tag_position]
+    return [f"{name}: its trigger tag {tag} {where}; --no-tag leaves it out."]
 
 
 def _chosen_playback(settings: GenerateSettings, usual: Playback, checkpoint: Checkpoint) -> Playback:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from woodshed.data.conditioning import lyric_text, prompt_text
 from woodshed.data.dataset import SongDataset
+from woodshed.data.songs import TagPosition
 from woodshed.errors import UserError, collecting
 from woodshed.models.checkpoints import Checkpoint, CheckpointRoot
 from woodshed.models.config import read_vae_config
@@ -127,14 +128,21 @@ def song_words(dataset: SongDataset, plan: PreviewPlan) -> list[Words]:
 
 
 def encode_lines(
-    plan: PreviewPlan, checkpoint: Checkpoint, *, tag: str, dtype: torch.dtype, device: torch.device
+    plan: PreviewPlan,
+    checkpoint: Checkpoint,
+    *,
+    tag: str,
+    position: TagPosition,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> list[Words]:
     """Return what the prompts give, as instrumental songs; each encoder is loaded, used and freed in turn.
 
     Args:
         plan: with lines.
         checkpoint: of the model.
-        tag: the dataset's trigger tag, put before a prompt that does not hold it.
+        tag: the dataset's trigger tag, put into a prompt that does not hold it.
+        position: where the dataset has its tag.
         dtype, device: in which and where the encoders compute.
 
     Raises:
@@ -144,7 +152,8 @@ def encode_lines(
     texts = load_text_encoder(plan.text_encoder, dtype=dtype, device=device)
     seconds = plan.samples / plan.sample_rate
     prompts = [
-        prompt_text(with_tag(line, tag), bpm="", timesignature="", keyscale="", seconds=seconds) for line in plan.lines
+        prompt_text(with_tag(line, tag, position), bpm="", timesignature="", keyscale="", seconds=seconds)
+        for line in plan.lines
     ]
     states = [texts.encode_text(prompt).cpu() for prompt in prompts]
     lyrics = texts.embed_lyrics(lyric_text("", "unknown")).cpu()

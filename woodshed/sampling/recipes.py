@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from woodshed.data.conditioning import tagged
+from woodshed.data.songs import TagPosition
 from woodshed.models.checkpoints import Checkpoint
 
 TURBO_SHIFT, TURBO_STEPS, TURBO_GUIDANCE = 3.0, 8, 1.0
@@ -35,6 +37,7 @@ class Recipe(BaseModel):
     shift: Annotated[float, Field(gt=0, le=100)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     custom_tag: Words = ""
+    tag_position: TagPosition = "prepend"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ def adapted_playback(recipe: Recipe, checkpoint: Checkpoint, name: str) -> tuple
     return Playback(shift, steps, usual.guidance), []
 
 
-def with_tag(prompt: str, tag: str) -> str:
-    """Put a trigger tag before a prompt that does not hold it yet."""
-    return prompt if not tag or tag.lower() in prompt.lower() else f"{tag}, {prompt}"
+def with_tag(prompt: str, tag: str, position: TagPosition = "prepend") -> str:
+    """Put a trigger tag into a prompt that does not hold it yet, where the captions of the training had it.
+
+    Where it stood in place of the captions it is put before the prompt, so that nothing of that is lost.
+    """
+    if tag.lower() in prompt.lower():
+        return prompt
+    return tagged(prompt, tag, "prepend" if position == "replace" else position)

@@ -126,8 +126,8 @@ def _rule(kind: type[Settings], name: str, detail: ErrorDetails) -> str:
     choices = choices_of(kind.model_fields[name])
     if choices:
         return f"be one of {', '.join(choices)}"
-    if len(detail["loc"]) > 1:
-        return "be auto or a number"
+    if len(detail["loc"]) > 1:  # one of several types, or a place in a list
+        return "be auto or a number" if isinstance(detail["loc"][1], str) else "be numbers"
     wording = {
         "int_parsing": "be a whole number",
         "int_type": "be a whole number",

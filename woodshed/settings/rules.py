@@ -173,7 +173,7 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append(_why_no_rank_pattern(settings))
     if settings.bias != "none" and "bias" not in FAMILY_SETTINGS[settings.adapter_type]:
         name = FAMILY_NAMES[settings.adapter_type]
-        found.append(f"bias must be none for a {name}: no player loads biases with it; got {settings.bias}.")
+        found.append(f"bias must be none with {name}: no player loads biases with it; got {settings.bias}.")
     if settings.lokr_factor == 0:
         found.append("lokr_factor must be -1 (automatic) or at least 1; got 0.")
     for name in ("shift", "num_inference_steps"):

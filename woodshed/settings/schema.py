@@ -15,7 +15,7 @@ from woodshed.settings.declare import REQUIRED, Settings, setting
 from woodshed.settings.ranks import read_rank_pattern
 
 AdapterType = Literal["lora", "dora", "lokr", "loha", "oft"]
-ExportFormat = Literal["comfyui", "diffusers", "peft", "peft-faithful", "lycoris", "lora"]
+ExportFormat = Literal["comfyui", "diffusers", "diffusers-lokr", "peft", "peft-faithful", "lycoris", "lora"]
 DoraNorms = Literal["today", "true", "diff"]
 AttentionType = Literal["both", "self", "cross"]
 BiasMode = Literal["none", "all", "lora_only"]
@@ -703,8 +703,9 @@ class ExportSettings(BaseSettings):
         REQUIRED,
         "Format",
         "By the player: `comfyui`, one file with alpha. `peft`, a folder for ACE-Step and most others. "
-        "`peft-faithful`, the same with scale and ranks as trained. `diffusers`, one file in its names. `lycoris`, one "
-        "file, for LoKr in ACE-Step. `lora`, a plain LoRA folder made of any family.",
+        "`peft-faithful`, the same with scale and ranks as trained. `diffusers`, one file in its names, a LoRA; "
+        "`diffusers-lokr`, a LoKr for its decoder. `lycoris`, one file, for LoKr in ACE-Step. `lora`, a plain LoRA "
+        "folder made of any family.",
         why="Always required -- it depends on the player.",
         section="Required",
         tier="basic",
@@ -1075,7 +1076,7 @@ class GenerateSettings(SongSettings, DeviceSettings, ModelSettings):
     tag: bool = setting(
         True,
         "Trigger tag",
-        "Put the trigger tag that an adapter was trained with before the prompt, unless it is there already.",
+        "Put the trigger tag that an adapter was trained with into the prompt, unless it is there already.",
         why="`--no-tag` to hear how much of the style is tied to the tag.",
         section="Adapter",
         tier="basic",

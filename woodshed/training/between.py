@@ -31,8 +31,14 @@ def words_for(preflight: Preflight) -> tuple[list[Words], list[str]]:
             return [], []
         if not plan.lines:
             return song_words(preflight.dataset, plan), []
-        tag = preflight.dataset.custom_tag
-        words = encode_lines(plan, preflight.checkpoint, tag=tag, dtype=preflight.dtype, device=preflight.device)
+        words = encode_lines(
+            plan,
+            preflight.checkpoint,
+            tag=preflight.dataset.custom_tag,
+            position=preflight.dataset.tag_position,
+            dtype=preflight.dtype,
+            device=preflight.device,
+        )
     except FAILURES as error:
         return [], [_given_up(error)]
     return words, []

@@ -63,4 +63,10 @@ def by_lot(names: Sequence[str], seed: int) -> list[str]:
 
 def _part(dataset: SongDataset, indices: Sequence[int]) -> SongDataset:
     files = [dataset.files[index] for index in indices]
-    return SongDataset(files, dataset.demands, custom_tag=dataset.custom_tag, notices=dataset.notices)
+    return SongDataset(
+        files,
+        dataset.demands,
+        custom_tag=dataset.custom_tag,
+        tag_position=dataset.tag_position,
+        notices=dataset.notices,
+    )

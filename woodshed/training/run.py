@@ -153,6 +153,7 @@ class Run:
                 usual.steps if settings.num_inference_steps == "auto" else settings.num_inference_steps
             ),
             "custom_tag": self.preflight.dataset.custom_tag,
+            "tag_position": self.preflight.dataset.tag_position,
             "songs": self.plan.songs,
             "dataset_digest": _digest_of(self.preflight.dataset.names),
             "epochs": self.position.epoch if self.position.steps_in_epoch else self.position.epoch - 1,
