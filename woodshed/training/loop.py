@@ -13,13 +13,13 @@ from itertools import islice
 import torch
 
 from woodshed.adapters.files import save_adapter
-from woodshed.data.ahead import read_ahead
 from woodshed.errors import UserError
 from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
 from woodshed.storage import write_text
+from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone

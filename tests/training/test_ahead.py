@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from woodshed.data.ahead import read_ahead
+from woodshed.training.ahead import read_ahead
 
 
 def counted(count, made, ended=None):
