@@ -53,7 +53,10 @@ def stop_after(settings: PreprocessSettings, step: str, songs: int) -> None:
 
 def test_events_tell_what_happens_in_order(settings_for):
     events = list(preprocess(settings_for()))
-    assert events[0] == Found(3, 0, "cpu", "float32")
+    looked = events[:3]
+    assert [(event.done, event.total) for event in looked] == [(1, 3), (2, 3), (3, 3)]
+    assert looked[-1].bytes_done == looked[-1].bytes_total > looked[0].bytes_done > 0
+    assert events[3] == Found(3, 0, "cpu", "float32")
     done = [event for event in events if isinstance(event, SongDone)]
     assert [(event.step, event.done, event.total) for event in done] == [
         (step, number, 3) for step in ("audio", "text", "conditions") for number in (1, 2, 3)
@@ -136,7 +139,7 @@ def test_a_second_run_changes_nothing_and_loads_nothing(settings_for, tmp_path, 
     for name in ("load_vae", "load_text_encoder", "load_condition_encoder"):
         monkeypatch.delattr(passes, name)
     events = list(preprocess(settings_for()))
-    assert events[0] == Found(3, 3, "cpu", "float32")
+    assert events[3] == Found(3, 3, "cpu", "float32")
     assert not any(isinstance(event, SongDone) for event in events)
     assert (events[-1].encoded, events[-1].unchanged, events[-1].audio_seconds) == (0, 3, 0)
     assert content_of(tmp_path / "tensors") == before

@@ -14,6 +14,7 @@ import torch
 from av.container import InputContainer
 from torch import Tensor
 
+from woodshed.data.ahead import AbandonedError, ShouldStop
 from woodshed.errors import DataError
 
 SAMPLE_RATE = 48_000  # of the VAE
@@ -49,7 +50,7 @@ def probe(path: Path) -> AudioFacts:
         return AudioFacts(seconds, stream.rate, stream.channels)
 
 
-def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
+def decode(path: Path, *, max_seconds: float = 0, should_stop: ShouldStop = lambda: False) -> Tensor:
     """Decode a file to (2, samples) float32 at 48 kHz, neither clamped nor normalised.
 
     A mono file plays on both sides; of more than two channels the first two are taken.
@@ -57,9 +58,11 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
     Args:
         path: the file.
         max_seconds: stop there; 0 decodes everything.
+        should_stop: asked from time to time; when true, nobody waits for the sound any more.
 
     Raises:
         DataError: when the file is missing, is no audio, is empty, or breaks off.
+        AbandonedError: when it was told to stop.
     """
     limit = round(max_seconds * SAMPLE_RATE) if max_seconds else None
     chunks: list[np.ndarray] = []
@@ -69,6 +72,8 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
             for chunk in _resampled(container):
                 chunks.append(chunk[:2])
                 samples += chunk.shape[1]
+                if should_stop():
+                    raise AbandonedError
                 if limit is not None and samples >= limit:
                     break
         except (av.FFmpegError, ValueError) as error:  # ValueError: the layout changes in the middle of the file

@@ -5,6 +5,16 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Looked:
+    """One more song was read to know it by its content."""
+
+    done: int
+    total: int
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True)
 class Found:
     """The songs are known; work begins."""
 
@@ -12,6 +22,7 @@ class Found:
     unchanged: int  # already encoded, left as they are
     device: str
     precision: str
+    shard: str = ""  # "2/4" where only a part of the songs is encoded here
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,9 @@ class Finished:
     failed: int
     audio_seconds: float  # of music encoded now
     seconds: float  # it took
+    waited: float | None = None  # share of the encoding in which the device had nothing to do
+    peak_memory: int | None = None  # bytes on the device, where that is known
+    shard: str = ""
 
 
-EncodeEvent = Found | Notice | SongDone | SongFailed | Finished
+EncodeEvent = Looked | Found | Notice | SongDone | SongFailed | Finished

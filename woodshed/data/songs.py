@@ -1,5 +1,6 @@
 """A song and what is known about it, and the audio files of a folder."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from woodshed.errors import DataError
 TagPosition = Literal["prepend", "append", "replace"]
 PromptSource = Literal["caption", "genre"]
 MOST_NAMED = 8
+LONGEST_NAME = 80  # characters of a file's own name that its tensors keep
+LONGEST_NAME_BYTES = 160  # most file systems allow 255, of which digest and endings take their part
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,11 @@ def listed(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
+
+
+def safe_stem(stem: str) -> str:
+    """Return a file name that every platform can write and read."""
+    stem = unicodedata.normalize("NFC", stem)
+    kept = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem)
+    short = kept[:LONGEST_NAME].encode()[:LONGEST_NAME_BYTES].decode(errors="ignore")
+    return short.strip(" .") or "song"
