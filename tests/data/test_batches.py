@@ -298,4 +298,4 @@ def test_memory_is_pinned_only_where_it_is_asked_for_and_there_is_a_gpu(dataset,
 
 def test_what_reads_the_songs_can_be_sent_to_a_new_process(dataset, load):
     reader = pickle.loads(pickle.dumps(load(dataset)._loader.dataset))
-    assert reader[0].name == "a"
+    assert reader[1, 0].name == "a"

@@ -186,3 +186,16 @@ def test_max_grad_norm_limits_the_gradient_that_the_optimizer_sees(bench):
         result = take_step(run, list(run.loader.epoch(1)))
         assert result.grad_norm > 1e-2
         assert norms[0].item() == pytest.approx(limit or result.grad_norm, rel=1e-2)
+
+
+def test_crop_seconds_trains_on_windows_of_longer_songs(bench):
+    frames = {"a": 12, "b": 10, "c": 8, "d": 10}
+    for seconds, longest in ((0, 12), (0.36, 9), (0.4, 10), (100, 12)):
+        run = bench.load(crop_seconds=seconds)
+        seen = {
+            name: count for batch in run.loader.epoch(1) for name, count in zip(batch.names, batch.frames, strict=True)
+        }
+        assert seen == {name: min(count, longest) for name, count in frames.items()}
+        run.loader.close()
+    losses = [[event.loss for event in bench.events(StepDone, crop_seconds=seconds)] for seconds in (0, 0.32, 0.32)]
+    assert losses[0] != losses[1] == losses[2]

@@ -537,6 +537,16 @@ class AdvancedSettings(Settings):
         why="`lora_only` may marginally improve quality; `all` trains all biases.",
         section="Advanced Training",
     )
+    crop_seconds: float = setting(
+        0.0,
+        "Crop",
+        "Train on a random window of this length of every longer song, another one each epoch; 0 = whole songs.",
+        why="Long songs need less VRAM and time; the windows of many epochs cover them all.",
+        section="Advanced Training",
+        at_least=0,
+        at_most=600,
+        unit="seconds",
+    )
     num_workers: int = setting(
         4,
         "Workers",
