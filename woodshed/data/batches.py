@@ -1,5 +1,6 @@
 """From a dataset to a stream of batches: the order of an epoch, workers, pinned memory, and songs kept in RAM."""
 
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,7 @@ class BatchLoader:
                 num_workers=self.num_workers,
                 collate_fn=_collate_or_report,
                 pin_memory=pin_memory and device_type == "cuda",
+                worker_init_fn=_leave_interrupts_to_the_run,
                 generator=torch.Generator(),  # its own: reading draws nothing from the stream that training uses
                 **worker_options,
             )
@@ -111,6 +113,11 @@ class BatchLoader:
         """Stop persistent workers."""
         _stop_workers(self._loader._iterator)
         self._loader._iterator = None
+
+
+def _leave_interrupts_to_the_run(_worker: int) -> None:
+    """Let a worker ignore Ctrl-C, which reaches it too: the run saves, and stops its workers when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stop_workers(stream: Any) -> None:
