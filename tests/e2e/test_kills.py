@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from woodshed.toy.checkpoint import build_toy_root
 from woodshed.toy.songs import write_audio
 
 PROGRAM = Path(__file__).with_name("killing.py")
@@ -28,10 +29,16 @@ def music(tmp_path, kills):
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_the_next_run_completes_what_an_undisturbed_one_gives(
-    kills, music, tmp_path, checkpoint_root, world
-):
-    words = [PROGRAM, checkpoint_root, "acestep-v15-base", music, tmp_path / "tensors", tmp_path / "whole" / "tensors"]
+def test_killed_at_random_moments_the_next_run_completes_what_an_undisturbed_one_gives(kills, music, tmp_path, world):
+    build_toy_root(tmp_path / "checkpoints")  # its tokenizer is read in no time
+    words = [
+        PROGRAM,
+        tmp_path / "checkpoints",
+        "acestep-v15-base",
+        music,
+        tmp_path / "tensors",
+        tmp_path / "whole" / "tensors",
+    ]
     done = subprocess.run(
         [sys.executable, *map(str, words), str(kills), "7"],
         capture_output=True,
