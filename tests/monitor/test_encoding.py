@@ -150,9 +150,10 @@ def test_reading_many_songs_shows_its_progress_and_reading_a_few_does_not(plain,
 
 
 def test_the_end_says_how_long_the_device_waited_and_what_it_took(plain, tmp_path):
-    end = Finished(tmp_path, 2, 0, 0, 60.0, 3.0, waited=0.034, peak_memory=3 * 2**29)
+    end = Finished(tmp_path, 2, 0, 0, 60.0, 3.0, waited=0.034, peaks={"audio": 3 * 2**29, "text": 2**30})
     assert plain([end])[1][1:] == [
-        "The device waited 3 % of the time for songs, the disk and the processor; it took 1.50 GiB of its memory.",
+        "The device waited 3 % of the time for songs, the disk and the processor.",
+        "Most of its memory that was taken: audio to latents 1.50 GiB, text to states 1.00 GiB.",
         f"The dataset is in {tmp_path}",
     ]
 

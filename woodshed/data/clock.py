@@ -1,9 +1,9 @@
-"""How busy the device is while songs are encoded."""
+"""How busy the device is while songs are encoded, and how much of its memory that takes."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -12,6 +12,7 @@ class Clock:
 
     busy: float = 0.0  # seconds
     total: float = 0.0
+    peaks: dict[str, int] = field(default_factory=dict)  # most bytes on the device in each step, where that is known
 
     @contextmanager
     def step(self) -> Iterator[None]:

@@ -72,6 +72,7 @@ def preprocess(settings: PreprocessSettings) -> Iterator[EncodeEvent]:
         audio_seconds=sum(job.seconds for job in waiting if job.name in good),
         seconds=time.monotonic() - started_at,
         waited=work.clock.waited,
+        peaks=work.clock.peaks,
         shard=shard,
     )
 

@@ -1,6 +1,7 @@
 """What preprocessing tells the world: plain frozen records, as training has its own."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -61,7 +62,7 @@ class Finished:
     audio_seconds: float  # of music encoded now
     seconds: float  # it took
     waited: float | None = None  # share of the encoding in which the device had nothing to do
-    peak_memory: int | None = None  # bytes on the device, where that is known
+    peaks: Mapping[str, int] = field(default_factory=dict)  # bytes on the device by step, where that is known
     shard: str = ""
 
 

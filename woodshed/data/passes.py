@@ -49,6 +49,7 @@ class Sound:
 
 def encode_songs(work: Work, jobs: list[Job]) -> Iterator[EncodeEvent]:
     """Take songs through both passes; one that fails is left out of what follows."""
+    _free_memory(work.device)
     jobs = yield from _first_pass(work, jobs)
     _free_memory(work.device)
     if jobs:
@@ -64,6 +65,7 @@ def _first_pass(work: Work, jobs: list[Job]) -> Steps:
     jobs = yield from _each(work, _sounds(work, jobs), len(jobs), "audio", partial(_encode_audio, work, vae))
     yield from _length_notice(work, jobs)
     vae.to(waiting_room)
+    _free_memory(work.device)
     texts.to(work.device)
     jobs = yield from _each(work, _alone(jobs), len(jobs), "text", partial(_encode_text, work, texts))
     yield from _cut_notices(work, jobs)
@@ -94,9 +96,17 @@ def _each(work: Work, songs: Songs, total: int, step: str, encode: Callable[[Job
                     "command again with --offload-encoder, --precision bf16 or --device cpu, or end what else uses "
                     "the device."
                 ) from error
+            finally:
+                _note_peak(work, step)
             through.append(job)
             yield SongDone(step, job.name, number, total, job.seconds)
     return through
+
+
+def _note_peak(work: Work, step: str) -> None:
+    """Note how much of a card's memory a step has taken so far; `_free_memory` begins a new count."""
+    if work.device.type == "cuda":
+        work.clock.peaks[step] = torch.cuda.max_memory_allocated(work.device)
 
 
 def _alone(jobs: list[Job]) -> Songs:
@@ -281,3 +291,4 @@ def _refuse_non_finite(job: Job, values: Tensor, what: str) -> None:
 def _free_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)

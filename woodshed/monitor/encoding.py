@@ -108,10 +108,12 @@ class _EncodingView:
         failed = f", {event.failed} failed" if event.failed else ""
         self._terminal.say(f"{event.encoded} songs encoded{music} in {duration(event.seconds)}{unchanged}{failed}.")
         if event.waited is not None:
-            peak = f"; it took {event.peak_memory / 2**30:.2f} GiB of its memory" if event.peak_memory else ""
             self._terminal.say(
-                f"The device waited {100 * event.waited:.0f} % of the time for songs, the disk and the processor{peak}."
+                f"The device waited {100 * event.waited:.0f} % of the time for songs, the disk and the processor."
             )
+        if event.peaks:
+            peaks = ", ".join(f"{STEPS[step]} {size / 2**30:.2f} GiB" for step, size in event.peaks.items())
+            self._terminal.say(f"Most of its memory that was taken: {peaks}.")
         if event.shard:
             self._terminal.say(f"Part {event.shard} is in {event.folder}")
             self._terminal.say("When all parts are there: woodshed dataset merge, with the folders that they are in.")
