@@ -160,6 +160,33 @@ def test_a_changed_word_redoes_that_song_only(counts, write_json, tmp_path, chan
     assert changed_files(before, content_of(tmp_path / "tensors")) == {"a"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "heard"),
+    [
+        ({"custom_tag": "tag"}, 0),
+        ({"model": "acestep-v15-sft"}, 0),
+        ({"conditioning": "legacy"}, 0),
+        ({"max_duration": 0.2}, 3),
+        ({"seed": 43}, 3),
+        ({"latents": "mean"}, 3),
+        ({"normalize": "peak"}, 3),
+    ],
+)
+def test_songs_are_heard_again_only_for_what_changes_their_sound(
+    settings_for, counts, tmp_path, monkeypatch, changes, heard
+):
+    counts()
+    decoded, true = [], passes.audio.decode
+    monkeypatch.setattr(passes.audio, "decode", lambda path, **how: decoded.append(path) or true(path, **how))
+    assert counts(**changes) == (3, 0, 0)
+    assert len(decoded) == heard
+    list(preprocess(settings_for(tensor_output=tmp_path / "anew" / "tensors", **changes)))
+    names = [path.name for path in (tmp_path / "anew" / "tensors").glob("*.pt")]
+    assert len(names) == 3
+    for name in names:
+        assert (tmp_path / "tensors" / name).read_bytes() == (tmp_path / "anew" / "tensors" / name).read_bytes()
+
+
 def test_changed_sound_redoes_that_song_only_and_the_old_one_takes_no_part(
     counts, music, write_audio, tones, tmp_path, open_for
 ):

@@ -91,6 +91,7 @@ class Work:
             "audio": job.audio_digest,
             "text": digest(*self.texts(job)),
             "settings": self.settings_digest,
+            "sound": self.sound_digest,
             "seconds": job.seconds,
             "is_cut": job.is_cut,
             **job.facts,
@@ -106,9 +107,13 @@ class Work:
     @property
     def settings_digest(self) -> str:
         """A digest of the settings that change any song's tensors; the longest duration only changes longer songs."""
+        return digest(self.sound_digest, self.settings.conditioning)
+
+    @property
+    def sound_digest(self) -> str:
+        """A digest of what changes any song's latents."""
         chosen = self.settings
-        model = (chosen.conditioning, self.parts)
-        return digest(str(chosen.seed), str(self.dtype), *model, chosen.normalize, chosen.latents)
+        return digest(str(chosen.seed), str(self.dtype), self.parts, chosen.normalize, chosen.latents)
 
 
 def list_jobs(work: Work) -> Generator[Looked, None, tuple[list[Job], list[DataError]]]:
@@ -162,7 +167,7 @@ def is_done(work: Work, job: Job) -> bool:
             record = record_of(read_tensors(path, mapped=True))
         except DataError:  # damaged: made again
             return False
-    if record.get("audio") != job.audio_digest or not _is_as_long(work, record):
+    if record.get("audio") != job.audio_digest or not is_as_long(work, record):
         return False
     job.seconds, job.is_cut = record["seconds"], record["is_cut"]
     now = work.record(job)
@@ -172,7 +177,7 @@ def is_done(work: Work, job: Job) -> bool:
     return True
 
 
-def _is_as_long(work: Work, record: Mapping[str, Any]) -> bool:
+def is_as_long(work: Work, record: Mapping[str, Any]) -> bool:
     """Tell whether as much of a song would be encoded as the last time."""
     samples: int = round(record["seconds"] * SAMPLE_RATE)
     is_cut: bool = record["is_cut"]

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from woodshed.data import audio
 from woodshed.data.ahead import ShouldStop, ahead
+from woodshed.data.dataset import record_of
 from woodshed.data.digests import digest
 from woodshed.data.events import EncodeEvent, Notice, SongDone, SongFailed
-from woodshed.data.jobs import Job, Work
+from woodshed.data.jobs import Job, Work, is_as_long
 from woodshed.data.latents import encode_waveform
 from woodshed.data.loudness import normalized
 from woodshed.data.manifest import OUR_RECORD
@@ -131,8 +132,8 @@ def _weight(work: Work, job: Job) -> float:
 
 
 def _hear(work: Work, job: Job, should_stop: ShouldStop) -> Sound | dict[str, Any]:
-    """Return a song's sound, or what an interrupted run has already made of it."""
-    stored = _read_unfinished(_latents_file(work, job), _made_of(work, job))
+    """Return a song's sound, or what an interrupted run or an older one with other words has already made of it."""
+    stored = _read_unfinished(_latents_file(work, job), _made_of(work, job)) or _read_older(work, job)
     if stored is not None:
         return stored
     one_more = (work.longest + 1) / audio.SAMPLE_RATE if work.longest else 0  # tells whether there is more to it
@@ -147,7 +148,7 @@ def _latents_file(work: Work, job: Job) -> Path:
 
 def _made_of(work: Work, job: Job) -> str:
     """Return a digest of what a song's latents are made of."""
-    return digest(job.audio_digest, work.settings_digest, str(work.longest))
+    return digest(job.audio_digest, work.sound_digest, str(work.longest))
 
 
 def _encode_audio(work: Work, vae: AutoencoderOobleck, job: Job, heard: "Future[Sound | dict[str, Any]]") -> None:
@@ -182,6 +183,22 @@ def _read_unfinished(path: Path, made_of: str) -> dict[str, Any] | None:
     except DataError:
         return None  # missing or damaged: made again
     return stored if isinstance(stored, dict) and stored.get("made_of") == made_of else None
+
+
+def _read_older(work: Work, job: Job) -> dict[str, Any] | None:
+    """Return the latents of a finished song whose words or model have changed since, or None; keep them at hand."""
+    try:
+        content = read_tensors(work.output / f"{job.name}.pt")
+    except DataError:
+        return None
+    record = record_of(content)
+    sound = (record.get("audio"), record.get("sound"))
+    if sound != (job.audio_digest, work.sound_digest) or not is_as_long(work, record):
+        return None
+    known = {"seconds": record["seconds"], "is_cut": record["is_cut"]}
+    stored = {"made_of": _made_of(work, job), "latents": content["target_latents"], **known}
+    write_tensors(_latents_file(work, job), stored)
+    return stored
 
 
 def _encode_text(work: Work, texts: TextEncoder, job: Job, _: None) -> None:

@@ -1,5 +1,6 @@
 """A song and what is known about it, and the audio files of a folder."""
 
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,13 +55,23 @@ def list_audio(folder: Path) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise DataError(f"There is no audio folder {folder}.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
+    files = sorted(path for path in folder.rglob("*") if _is_file(path) and not _is_hidden(path.relative_to(folder)))
     songs = tuple(path for path in files if path.suffix.lower() in AUDIO_SUFFIXES)
     if not songs:
         seen = sorted({path.suffix.lower() or "no ending" for path in files})
         found = f"saw files with {listed(seen)}" if seen else "the folder is empty"
         raise DataError(f"No songs found in {folder}: looked for {' '.join(AUDIO_SUFFIXES)} and {found}.")
     return songs
+
+
+def real_path(path: Path) -> Path:
+    """Return where a path leads; unlike `Path.resolve` it takes links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def _is_file(path: Path) -> bool:
+    """Tell what is or should be a file: a link that leads nowhere or in a circle is said to be unreadable later."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _is_hidden(path: Path) -> bool:

@@ -774,7 +774,7 @@ class SourceSettings(Settings):
         why="Captions decide what the adapter answers to; without them the file names are used.",
         section="Songs",
         tier="basic",
-        default_text="*(none)*",
+        default_text="`dataset.json` in the audio directory, if there is one",
     )
     metadata_csv: OptionalPath = setting(
         None,
