@@ -167,8 +167,8 @@ def card(free, reserved=0, allocated=0, *, monkeypatch, width=128):
 @pytest.mark.parametrize(
     ("gigabytes", "expected"),
     [
-        (70, Tiling(30, 2, 8)),
-        (12, Tiling(30, 2, 3)),
+        (70, Tiling(30, 2, 2)),
+        (8, Tiling(30, 2, 2)),
         (4, Tiling(30, 2, 1)),
         (2, Tiling(17, 2, 1)),
         (0.5, Tiling(6, 2, 1)),

@@ -15,7 +15,7 @@ OVERLAP_SECONDS = 2
 """What a tile sees beyond its own part on either side. Source: ACE-Step 1.5 preprocessing."""
 TILE_SECONDS = 30
 SHORTEST_TILE = 6  # seconds, of which the overlaps take four
-MOST_TILES = 8  # at once
+MOST_TILES = 2  # at once; more were not faster, see docs/performance.md
 ALIVE = 8  # tensors of the encoder's first and widest layers that are in memory at once; six were measured
 SHARE = 0.8  # of the free memory; the rest is for what else lies there
 
