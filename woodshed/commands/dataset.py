@@ -123,7 +123,7 @@ def _table(folder: Path, wording: "Wording") -> "Report":
 
     columns = ("song", "seconds", "caption", "from", "lyrics", "from ", "bpm", "key", "language")
     rows: list[list[Any]] = []
-    notices = list(wording.songs.notices)
+    notices = [*wording.songs.notices, *(problem for item in wording.songs.unusable for problem in item.problems)]
     for song in wording.songs.songs:
         words = song.caption or song.genre
         short = words if len(words) <= SHOWN else f"{words[: SHOWN - 3]}..."

@@ -18,7 +18,7 @@ from woodshed.data.audio_tags import read_tags
 from woodshed.data.dataset_json import read_dataset_json
 from woodshed.data.metadata_csv import METADATA_CSV, read_metadata_csv
 from woodshed.data.sidecars import read_sidecars
-from woodshed.data.songs import Song, SongList, list_audio, listed, real_path
+from woodshed.data.songs import Song, SongList, Unusable, list_audio, listed, real_path
 from woodshed.errors import DataError, collecting
 
 DATASET_JSON = "dataset.json"  # what is read without being asked, in the audio folder
@@ -39,8 +39,11 @@ def find_songs(audio_dir: Path | None, dataset_json: Path | None, metadata_csv: 
             one.
         metadata_csv: describes songs; without one, metadata.csv in the audio folder does, if there is one.
 
+    Returns:
+        What can be used; a song of which something wrong is said is named as unusable.
+
     Raises:
-        DataError: with every problem: missing folders and files, wrong types, no songs.
+        DataError: with every problem, when something is wrong with the whole or with every song.
     """
     if audio_dir is None and dataset_json is None:
         raise DataError("Say which songs to preprocess: --audio-dir FOLDER, --dataset-json FILE, or both.")
@@ -61,15 +64,18 @@ def find_songs(audio_dir: Path | None, dataset_json: Path | None, metadata_csv: 
     if metadata_csv is not None:
         with collecting(problems):
             table = read_metadata_csv(metadata_csv, audio_dir, in_folder)
-    songs = []
+    songs, unusable = [], list(found.unusable)
     with closing(_tagged(found.songs)) as tagged:
         for song, tags in tagged:
-            with collecting(problems):
+            try:
                 songs.append(_complete(song, table, tags.result()))
-    if problems:
+            except DataError as error:
+                unusable.append(Unusable(song.path, error.problems))
+    if problems or not songs:
+        problems += [problem for item in unusable for problem in item.problems]
         raise DataError(*dict.fromkeys(problems))  # songs of one name share their sidecars
     notices = _notices(found.songs, songs, audio_dir, in_folder)
-    return replace(found, songs=tuple(songs), notices=tuple(notices))
+    return replace(found, songs=tuple(songs), unusable=tuple(unusable), notices=tuple(notices))
 
 
 def _own_json(audio_dir: Path | None, in_folder: tuple[Path, ...]) -> Path | None:

@@ -70,6 +70,8 @@ def check_songs(wording: Wording, tokenizer: Tokenizer | None) -> Iterator[Findi
         tokenizer: without one, lengths of texts are not checked.
     """
     songs = wording.songs.songs
+    for item in wording.songs.unusable:
+        yield from (Finding("error", item.where, problem) for problem in item.problems)
     heard: list[Heard] = []
     for number, (song, source) in enumerate(zip(songs, wording.sources(), strict=True), 1):
         seconds = 0.0

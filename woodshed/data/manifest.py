@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from woodshed.errors import DataError
+from woodshed.errors import DataError, UserError
 from woodshed.storage import write_text
 
 MANIFEST = "manifest.json"
@@ -58,8 +58,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a manifest, whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
+    """Write a manifest, whole or not at all.
+
+    Raises:
+        UserError: when the disk does not take it.
+    """
+    try:
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}). Make room on the disk and run the same command again: what "
+            "is done is kept."
+        ) from error
 
 
 MENDING = "Delete it to use every .pt file of the folder, or run woodshed preprocess again."

@@ -36,10 +36,19 @@ class Song:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """A song of which something wrong is said, so that it takes no part; the others do."""
+
+    where: Path  # the song, or the file that says it
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SongList:
     """All songs of a dataset, with what holds for all of them."""
 
     songs: tuple[Song, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
     custom_tag: str = ""
     tag_position: TagPosition | None = None
     genre_ratio: int | None = None  # percent
