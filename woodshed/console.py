@@ -79,8 +79,19 @@ class Terminal:
         _print_sentence(self.out, text, "yellow")
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    """Return a text that cannot command the terminal: what a file is called or says may hold anything.
+
+    Args:
+        text: anything.
+        keep: letters that stay although they do not print, such as line breaks.
+    """
+    return "".join(letter if letter.isprintable() or letter in keep else "?" for letter in text)
+
+
 def _print_sentence(console: Console, text: str, style: str) -> None:
     """Break lines between words where people read, never inside one (a path); a pipe gets the sentence as one line."""
+    text = printable(text, keep="\n")
     if console.is_terminal:
         fit = partial(textwrap.fill, width=console.width, break_long_words=False, break_on_hyphens=False)
         text = "\n".join(map(fit, text.splitlines()))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from woodshed.data import audio
+from woodshed.data.ahead import AbandonedError
 from woodshed.data.audio import decode, probe
 from woodshed.errors import DataError
 
@@ -204,3 +206,18 @@ def test_a_file_that_turns_from_mono_to_stereo_is_refused_not_crashed_on(write_a
     joined.write_bytes(mono.read_bytes() + stereo.read_bytes())
     with pytest.raises(DataError, match=r"joined\.mp3 is damaged after 1\.\d seconds"):
         decode(joined)
+
+
+def test_sound_is_the_same_however_many_frames_are_joined(tmp_path, write_audio, tones, monkeypatch):
+    for name, rate in (("a.mp3", 44_100), ("b.opus", 48_000), ("c.flac", 8_000)):
+        path = write_audio(tmp_path / name, tones(1.5, rate), rate)
+        whole = audio.decode(path)
+        for joined in (1, 5_000):
+            monkeypatch.setattr(audio, "JOINED", joined)
+            assert torch.equal(audio.decode(path), whole)
+        monkeypatch.undo()
+
+
+def test_decoding_ends_when_nobody_wants_the_sound(tmp_path, write_audio):
+    with pytest.raises(AbandonedError):
+        audio.decode(write_audio(tmp_path / "a.wav"), should_stop=lambda: True)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -298,4 +299,21 @@ def test_memory_is_pinned_only_where_it_is_asked_for_and_there_is_a_gpu(dataset,
 
 def test_what_reads_the_songs_can_be_sent_to_a_new_process(dataset, load):
     reader = pickle.loads(pickle.dumps(load(dataset)._loader.dataset))
-    assert reader[0].name == "a"
+    assert reader[1, 0].name == "a"
+
+
+class Interruptible(SongDataset):
+    """Songs that tell how the process that reads them answers Ctrl-C."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(super().__getitem__(index), name=str(signal.getsignal(signal.SIGINT)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no workers on Windows")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_leave_ctrl_c_to_the_run_however_they_are_started(dataset, load, start):
+    songs = Interruptible(dataset.files, dataset.demands, custom_tag="", notices=())
+    loader = load(songs, num_workers=1)
+    loader._loader.multiprocessing_context = start
+    assert names_of(loader.epoch(1))[0] == (str(signal.SIG_IGN),) * 2
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN

@@ -187,3 +187,26 @@ def test_problems_of_all_sources_come_together_and_once(music, tmp_path):
         "x.",
         "list.",
     ]
+
+
+def test_a_dataset_json_in_the_folder_is_found_and_one_that_is_given_wins(music, tmp_path):
+    (music / "dataset.json").write_text('[{"audio_path": "b.wav", "caption": "found"}]')
+    found = find_songs(music, None)
+    assert [(song.path.name, song.caption) for song in found.songs] == [("b.wav", "found")]
+    assert "2 files in" in found.notices[0]
+    (tmp_path / "mine.json").write_text('[{"audio_path": "music/disc 2/b.wav", "caption": "mine"}]')
+    assert [song.caption for song in find_songs(music, tmp_path / "mine.json").songs] == ["mine"]
+
+
+def test_a_json_beside_a_song_called_dataset_is_that_songs_own(music):
+    (music / "b.wav").rename(music / "dataset.wav")
+    (music / "dataset.json").write_text('{"caption": "one song of three"}')
+    assert [song.caption for song in find_songs(music, None).songs] == ["a", "one song of three", "b"]
+
+
+def test_links_that_lead_nowhere_are_songs_that_cannot_be_read_and_folders_in_a_circle_do_no_harm(music):
+    (music / "disc 2" / "circle").symlink_to(music)
+    (music / "gone.wav").symlink_to(music / "nowhere.wav")
+    (music / "self.wav").symlink_to(music / "self.wav")
+    names = [song.path.name for song in find_songs(music, None).songs]
+    assert names == ["a.mp3", "b.wav", "b.wav", "gone.wav", "self.wav"]

@@ -13,8 +13,18 @@ from woodshed.models.load import load_text_encoder
 NOTHING_KNOWN = {"bpm": "", "timesignature": "", "keyscale": ""}
 
 
-def texts_of(song: Song, source="caption", *, tag="", position="prepend", language="unknown", seconds=30.0):
-    return song_texts(song, source, tag=tag, position=position, language=language, seconds=seconds)
+def texts_of(
+    song: Song,
+    source="caption",
+    *,
+    tag="",
+    position="prepend",
+    language="unknown",
+    seconds=30.0,
+    conditioning="inference",
+):
+    where = {"tag": tag, "position": position, "language": language}
+    return song_texts(song, source, **where, seconds=seconds, conditioning=conditioning)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from woodshed.data.dataset_json import read_dataset_json
-from woodshed.data.songs import Song, SongList, list_audio
+from woodshed.data.songs import Song, SongList, Unusable, list_audio
 from woodshed.errors import DataError
 
 FULL = {
@@ -142,9 +142,14 @@ def test_line_breaks_of_every_system_are_one(read_song):
         ({"audio_path": "\0.wav"}, "\0.wav does not exist. Give the folder that holds it with --audio-dir."),
     ],
 )
-def test_a_wrong_value_is_named_with_its_sample_and_field(problems, tmp_path, fields, said):
+def test_a_wrong_value_is_named_with_its_sample_and_field_and_the_other_songs_stay(
+    problems, read, tmp_path, fields, said
+):
     good = {"audio_path": "song.wav"}
-    assert problems([good, good | fields]) == (f"{tmp_path / 'dataset.json'}, sample 2: {said}",)
+    found = read([good, good | fields])
+    assert len(found.songs) == 1
+    assert found.unusable == (Unusable(tmp_path / "dataset.json", (f"{tmp_path / 'dataset.json'}, sample 2: {said}",)),)
+    assert problems([good | fields]) == (f"{tmp_path / 'dataset.json'}, sample 1: {said}",), "nothing is left"
 
 
 def test_a_path_longer_than_any_file_name_is_no_crash(problems):

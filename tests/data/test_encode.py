@@ -53,7 +53,10 @@ def stop_after(settings: PreprocessSettings, step: str, songs: int) -> None:
 
 def test_events_tell_what_happens_in_order(settings_for):
     events = list(preprocess(settings_for()))
-    assert events[0] == Found(3, 0, "cpu", "float32")
+    looked = events[:3]
+    assert [(event.done, event.total) for event in looked] == [(1, 3), (2, 3), (3, 3)]
+    assert looked[-1].bytes_done == looked[-1].bytes_total > looked[0].bytes_done > 0
+    assert events[3] == Found(3, 0, "cpu", "float32")
     done = [event for event in events if isinstance(event, SongDone)]
     assert [(event.step, event.done, event.total) for event in done] == [
         (step, number, 3) for step in ("audio", "text", "conditions") for number in (1, 2, 3)
@@ -136,7 +139,7 @@ def test_a_second_run_changes_nothing_and_loads_nothing(settings_for, tmp_path, 
     for name in ("load_vae", "load_text_encoder", "load_condition_encoder"):
         monkeypatch.delattr(passes, name)
     events = list(preprocess(settings_for()))
-    assert events[0] == Found(3, 3, "cpu", "float32")
+    assert events[3] == Found(3, 3, "cpu", "float32")
     assert not any(isinstance(event, SongDone) for event in events)
     assert (events[-1].encoded, events[-1].unchanged, events[-1].audio_seconds) == (0, 3, 0)
     assert content_of(tmp_path / "tensors") == before
@@ -155,6 +158,33 @@ def test_a_changed_word_redoes_that_song_only(counts, write_json, tmp_path, chan
     before = content_of(tmp_path / "tensors")
     assert counts(dataset_json=write_json(SONGS | {"a.wav": change})) == (1, 2, 0)
     assert changed_files(before, content_of(tmp_path / "tensors")) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "heard"),
+    [
+        ({"custom_tag": "tag"}, 0),
+        ({"model": "acestep-v15-sft"}, 0),
+        ({"conditioning": "legacy"}, 0),
+        ({"max_duration": 0.2}, 3),
+        ({"seed": 43}, 3),
+        ({"latents": "mean"}, 3),
+        ({"normalize": "peak"}, 3),
+    ],
+)
+def test_songs_are_heard_again_only_for_what_changes_their_sound(
+    settings_for, counts, tmp_path, monkeypatch, changes, heard
+):
+    counts()
+    decoded, true = [], passes.audio.decode
+    monkeypatch.setattr(passes.audio, "decode", lambda path, **how: decoded.append(path) or true(path, **how))
+    assert counts(**changes) == (3, 0, 0)
+    assert len(decoded) == heard
+    list(preprocess(settings_for(tensor_output=tmp_path / "anew" / "tensors", **changes)))
+    names = [path.name for path in (tmp_path / "anew" / "tensors").glob("*.pt")]
+    assert len(names) == 3
+    for name in names:
+        assert (tmp_path / "tensors" / name).read_bytes() == (tmp_path / "anew" / "tensors" / name).read_bytes()
 
 
 def test_changed_sound_redoes_that_song_only_and_the_old_one_takes_no_part(

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from woodshed.data.latents import Posterior, encode_waveform, hop_of
+from woodshed.data import latents
+from woodshed.data.latents import Posterior, Tiling, choose_tiling, encode_waveform, hop_of, plan_tiles
 from woodshed.models.load import load_vae
 
 HOP = 1920
@@ -47,18 +48,20 @@ def test_a_sample_is_the_originals_for_the_originals_noise(vae, read_golden, mon
     assert_same(posterior.sample(torch.Generator()), golden["odd_sample"][0].T)
 
 
-def test_tiles_give_what_the_original_gives_for_the_whole_song(vae, read_golden, long_wave):
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_tiles_give_what_the_original_gives_for_the_whole_song(at_once, vae, read_golden, long_wave):
     golden = read_golden("vae")
     assert torch.equal(long_wave[:, :4800], golden["tiled_seed9_wave_first_4800"][0].float())
-    posterior = encode_waveform(vae, long_wave, tile_seconds=3.5, overlap_seconds=0.5)
+    posterior = encode_waveform(vae, long_wave, Tiling(3.5, 0.5, at_once))
     assert_same(posterior.mean, golden["untiled_seed9_mean"][0].T)
 
 
-@pytest.mark.parametrize("samples", [60_000, 77_760, 80_639])
-def test_no_end_within_or_beside_a_tile_shifts_or_loses_a_frame(vae, long_wave, samples):
+@pytest.mark.parametrize("samples", [60_000, 76_800, 77_760, 80_639, 172_800])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_no_end_within_or_beside_a_tile_shifts_or_loses_a_frame(vae, long_wave, samples, at_once):
     wave = long_wave[:, :samples]
     whole = encode_waveform(vae, wave)
-    tiled = encode_waveform(vae, wave, tile_seconds=1.6, overlap_seconds=0.4)
+    tiled = encode_waveform(vae, wave, Tiling(1.6, 0.4, at_once))
     assert len(tiled.mean) == samples // HOP
     assert_same(tiled.mean, whole.mean)
     assert_same(tiled.std, whole.std)
@@ -66,7 +69,7 @@ def test_no_end_within_or_beside_a_tile_shifts_or_loses_a_frame(vae, long_wave, 
 
 def test_tiles_without_overlap_would_be_heard(vae, long_wave):
     wave = long_wave[:, :48_000]
-    apart = encode_waveform(vae, wave, tile_seconds=0.5, overlap_seconds=0)
+    apart = encode_waveform(vae, wave, Tiling(0.5, 0))
     assert (apart.mean - encode_waveform(vae, wave).mean).abs().max() > 1e-2
 
 
@@ -75,19 +78,20 @@ class Spy:
 
     def __init__(self, vae):
         self.config, self.device, self.dtype = vae.config, vae.device, vae.dtype
-        self.lengths = []
+        self.lengths, self.counts = [], []
         self._vae = vae
 
     def encode(self, tile):
         self.lengths.append(tile.shape[-1])
+        self.counts.append(len(tile))
         return self._vae.encode(tile)
 
 
 def test_no_tile_is_longer_than_asked_so_that_memory_does_not_grow_with_the_song(vae, long_wave):
     spy = Spy(vae)
-    encode_waveform(spy, long_wave[:, :90_000], tile_seconds=1, overlap_seconds=0.2)
+    encode_waveform(spy, long_wave[:, :90_000], Tiling(1, 0.2))
     assert len(spy.lengths) > 2
-    assert max(spy.lengths) == 48_000
+    assert max(spy.lengths) < 48_000 + HOP
 
 
 def test_a_song_shorter_than_a_tile_is_encoded_at_once(vae, long_wave):
@@ -128,3 +132,63 @@ def test_a_vae_in_half_precision_still_gives_full_precision_latents_on_the_cpu(c
     posterior = encode_waveform(vae, long_wave[:, :9600])
     assert posterior.mean.dtype == posterior.std.dtype == torch.float32
     assert not posterior.mean.requires_grad
+
+
+@pytest.mark.parametrize("frames", [1, 749, 750, 751, 850, 1399, 1400, 1401, 6000, 6001, 90_000])
+def test_tiles_are_of_one_length_see_enough_on_either_side_and_make_up_the_song(frames):
+    tiles = plan_tiles(frames, 750, 50)
+    own = [range(tile.first + tile.own.start, tile.first + tile.own.stop) for tile in tiles]
+    assert [frame for part in own for frame in part] == list(range(frames))
+    assert {tile.end - tile.first for tile in tiles} == {min(frames, 750)}
+    for tile, part in zip(tiles, own, strict=True):
+        assert tile.first == 0 or part.start - tile.first >= 50
+        assert tile.end == frames or tile.end - part.stop >= 50
+
+
+@pytest.mark.parametrize(
+    ("samples", "at_once", "counts"),
+    [(480_000, 8, [6, 6]), (480_000, 100, [12]), (480_001, 8, [6, 5, 1]), (480_000, 1, [1] * 12), (40_000, 8, [1])],
+)
+def test_tiles_go_through_together_as_evenly_as_they_can(vae, samples, at_once, counts):
+    spy = Spy(vae)
+    encode_waveform(spy, torch.zeros(2, samples), Tiling(1.2, 0.2, at_once))
+    assert spy.counts == counts
+
+
+def card(free, reserved=0, allocated=0, *, monkeypatch, width=128):
+    """A VAE of real width in bf16 on a card with so much memory left."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: allocated)
+    config = SimpleNamespace(sampling_rate=48_000, encoder_hidden_size=width)
+    return SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16, config=config)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "expected"),
+    [
+        (70, Tiling(30, 2, 2)),
+        (8, Tiling(30, 2, 2)),
+        (4, Tiling(30, 2, 1)),
+        (2, Tiling(17, 2, 1)),
+        (0.5, Tiling(6, 2, 1)),
+    ],
+)
+def test_tiles_fit_into_the_memory_that_is_free(gigabytes, expected, monkeypatch):
+    assert choose_tiling(card(int(gigabytes * 2**30), monkeypatch=monkeypatch)) == expected
+
+
+def test_memory_that_pytorch_holds_and_does_not_use_is_free(monkeypatch):
+    held = card(2**30, reserved=12 * 2**30, allocated=2**30, monkeypatch=monkeypatch)
+    assert choose_tiling(held) == choose_tiling(card(12 * 2**30, monkeypatch=monkeypatch))
+
+
+def test_elsewhere_than_on_a_card_tiles_are_the_usual_ones_so_that_results_repeat(vae):
+    assert choose_tiling(vae) == Tiling(30, 2, 1)
+
+
+def test_what_is_chosen_is_used(vae, long_wave, monkeypatch):
+    monkeypatch.setattr(latents, "choose_tiling", lambda _vae: Tiling(1, 0.2, 2))
+    spy = Spy(vae)
+    encode_waveform(spy, long_wave[:, :96_000])
+    assert max(spy.counts) == 2

@@ -159,7 +159,7 @@ def test_rank_pattern_gives_some_modules_other_ranks_and_alphas(bench):
     assert sizes["layers.0.cross_attn.q_proj"] == (6, 0.5)  # the last word counts
     with pytest.raises(UserError, match="rank_pattern names mlp, and no adapted layer"):
         preflight(bench.settings(rank_pattern="mlp=8"))
-    with pytest.raises(UserError, match=r"rank_pattern must be valid .*cross_attn"):
+    with pytest.raises(UserError, match=r"rank_pattern must be NAME=RANK or .*, not cross_attn"):
         bench.settings(rank_pattern="cross_attn:8")
     with pytest.raises(UserError, match="rank_pattern must be empty: a LoKr is rebuilt by ACE-Step"):
         bench.settings(rank_pattern="cross_attn=8", adapter_type="lokr")

@@ -39,7 +39,11 @@ class Desk:
 
     def _listen(self, method):
         true = getattr(TextEncoder, method)
-        self.patch.setattr(TextEncoder, method, lambda desk, text: self.texts.append(text) or true(desk, text))
+        self.patch.setattr(
+            TextEncoder,
+            method,
+            lambda desk, text, *how, **more: self.texts.append(text) or true(desk, text, *how, **more),
+        )
 
     def run(self, **changes):
         """Preprocess; return the samples by the beginning of their names, and the manifest."""
@@ -57,7 +61,8 @@ class Desk:
             pass
         folder = settings.tensor_output
         samples = {path.name.split("-")[0]: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
-        return samples, json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        (manifest,) = folder.glob("manifest*.json")
+        return samples, json.loads(manifest.read_text(encoding="utf-8"))
 
     def describe(self, **facts):
         """Write a dataset JSON that says the same about both songs."""
@@ -218,3 +223,26 @@ def test_offload_encoder_keeps_what_is_idle_off_the_device(desk):
         places.clear()
         desk.run(offload_encoder=is_on)
         assert (torch.device("cpu") in places) == is_on
+
+
+def test_conditioning_is_what_inference_reads_or_what_older_trainers_wrote(desk):
+    dataset = desk.describe(lyrics="la la", language="en")
+    samples, manifest = desk.run(dataset_json=dataset)
+    assert manifest["woodshed"]["conditioning"] == "inference"
+    assert samples["low"]["encoder_attention_mask"].all()
+    assert "# Languages\nen\n" in "".join(desk.texts)
+    samples, manifest = desk.run(dataset_json=dataset, conditioning="legacy")
+    assert manifest["woodshed"]["conditioning"] == "legacy"
+    assert samples["low"]["encoder_hidden_states"].shape == (769, 32)
+    assert not samples["low"]["encoder_attention_mask"].all()
+    assert "la la" in desk.texts
+
+
+def test_shard_is_the_part_of_the_songs_that_is_encoded(desk):
+    samples = {}
+    for number in (1, 2):
+        folder = desk.root / f"part-{number}"
+        manifest = desk.run(shard=f"{number}/2", tensor_output=folder)[1]
+        assert manifest["woodshed"]["shard"]["number"] == number
+        samples[number] = {path.name.split("-")[0] for path in folder.glob("*.pt")}
+    assert samples == {1: {"high"}, 2: {"low"}}

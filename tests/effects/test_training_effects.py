@@ -227,3 +227,16 @@ def test_attention_is_refused_where_it_cannot_work(bench):
     for kind in ("flash", "compiled"):
         with pytest.raises(UserError, match=f"--attention {kind} cannot work here"):
             preflight(bench.settings(attention=kind))
+
+
+def test_crop_seconds_trains_on_windows_of_longer_songs(bench):
+    frames = {"a": 12, "b": 10, "c": 8, "d": 10}
+    for seconds, longest in ((0, 12), (0.36, 9), (0.4, 10), (100, 12)):
+        run = bench.load(crop_seconds=seconds)
+        seen = {
+            name: count for batch in run.loader.epoch(1) for name, count in zip(batch.names, batch.frames, strict=True)
+        }
+        assert seen == {name: min(count, longest) for name, count in frames.items()}
+        run.loader.close()
+    losses = [[event.loss for event in bench.events(StepDone, crop_seconds=seconds)] for seconds in (0, 0.32, 0.32)]
+    assert losses[0] != losses[1] == losses[2]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from woodshed.console import Terminal
-from woodshed.data.events import Finished, Found, Notice, SongDone, SongFailed
+from woodshed.data.events import Finished, Found, Looked, Notice, SongDone, SongFailed
 from woodshed.monitor import encoding
 from woodshed.monitor.encoding import watch_encoding
 
@@ -135,3 +135,41 @@ def test_the_block_goes_when_preprocessing_breaks(screen_of, work_on):
     with pytest.raises(KeyboardInterrupt):
         watch_encoding(broken(), screen.terminal)
     assert not [line for line in screen.lines() if "━" in line]
+
+
+def test_reading_many_songs_shows_its_progress_and_reading_a_few_does_not(plain, clock):
+    def reading(seconds):
+        for number in range(1, 11):
+            clock.now += seconds
+            yield Looked(number, 10, number * 10_000_000, 100_000_000)
+
+    assert plain(reading(0.1))[1] == []
+    lines = plain(reading(3))[1]
+    assert lines[0] == "reading songs 3/10  5 MB/s  14 s left"
+    assert len(lines) == 4
+
+
+def test_the_end_says_how_long_the_device_waited_and_what_it_took(plain, tmp_path):
+    end = Finished(tmp_path, 2, 0, 0, 60.0, 3.0, waited=0.034, peaks={"audio": 3 * 2**29, "text": 2**30})
+    assert plain([end])[1][1:] == [
+        "The device waited 3 % of the time for songs, the disk and the processor.",
+        "Most of its memory that was taken: audio to latents 1.50 GiB, text to states 1.00 GiB.",
+        f"The dataset is in {tmp_path}",
+    ]
+
+
+def test_a_part_says_which_one_it_is_and_what_comes_next(plain, tmp_path):
+    lines = plain([Found(3, 0, "cpu", "float32", "2/4"), Finished(tmp_path, 3, 0, 0, 1.0, 3.0, shard="2/4")])[1]
+    assert lines[0] == "3 songs in part 2/4: 3 to encode; cpu, float32."
+    assert lines[-2:] == [
+        f"Part 2/4 is in {tmp_path}",
+        "When all parts are there: woodshed dataset merge, with the folders that they are in.",
+    ]
+
+
+def test_no_name_of_a_song_commands_the_terminal(plain):
+    nasty = "a\x1b[2Jb\nc\u202ed"
+    shown = "a?[2Jb?c?d"
+    _, lines, errors = plain([SongFailed(f"{nasty} is bad."), Notice(nasty), SongDone("audio", nasty, 1, 1, 2.0)])
+    assert errors == [f"{shown} is bad."]
+    assert lines == [shown, f"audio to latents 1/1  {shown}"]

@@ -106,6 +106,15 @@ def test_stopping_and_resuming_gives_the_same_adapter_to_the_last_byte(
     assert adapter_bytes(tmp_path / "whole") == adapter_bytes(tmp_path / "parts")
 
 
+def test_random_windows_resume_to_the_last_byte_too(settings_for, tmp_path, losses_until):
+    whole = losses_of(settings_for("whole", epochs=3, crop_seconds=1))
+    first, _ = losses_until(settings_for("parts", epochs=3, crop_seconds=1), 4)
+    rest = losses_of(settings_for("parts", epochs=3, crop_seconds=1, resume_from="latest"))
+    assert first + rest == whole
+    assert adapter_bytes(tmp_path / "whole") == adapter_bytes(tmp_path / "parts")
+    assert losses_of(settings_for("uncropped", epochs=3)) != whole
+
+
 def test_a_resume_in_another_folder_continues_just_the_same(settings_for, tmp_path):
     whole = losses_of(settings_for("whole", epochs=3))
     losses_of(settings_for("first", epochs=3, save_every=2))

@@ -92,3 +92,14 @@ def test_preprocessing_says_how_many_songs_it_found(home):
     assert rows["Songs"][0] == "1"
     empty = resolve(PreprocessSettings, [Layer("test", values | {"audio_dir": "songs"})]).settings
     assert follow(empty).problems
+
+
+def test_windows_of_songs_take_less_memory_and_time(chosen, monkeypatch):
+    asked = []
+    real = consequences.estimate_memory
+    monkeypatch.setattr(
+        consequences, "estimate_memory", lambda *given, **more: asked.append(more["frames"]) or real(*given, **more)
+    )
+    for seconds in (0, 0.08, 600):
+        follow(chosen(crop_seconds=seconds))
+    assert asked[1] == 2 < asked[0] == asked[2]

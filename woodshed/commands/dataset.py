@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from woodshed.commands.command import Command, add_json_flag, layers
 from woodshed.commands.inspect import show_report
-from woodshed.console import Terminal
-from woodshed.errors import DataError, UserError
+from woodshed.console import Terminal, printable
+from woodshed.errors import DataError, UsageError, UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from woodshed.settings.flags import Parser
     from woodshed.settings.schema import DatasetSettings
 
+MERGE = "merge"
 SHOWN = 40  # characters of a caption in the table
 
 
@@ -28,7 +29,13 @@ def _build(parser: "Parser", show_all: bool) -> None:
     from woodshed.settings.flags import add_flags
     from woodshed.settings.schema import DatasetSettings
 
-    parser.add_argument("path", type=Path, help="a folder of songs, or of preprocessed songs")
+    parser.add_argument(
+        "path",
+        type=Path,
+        nargs="+",
+        help="a folder of songs, or of preprocessed songs; `merge FOLDER...` puts the parts of a dataset together",
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where merge puts the dataset, if not there")
     parser.add_argument("--show", metavar="SONG", help="what the model will read about one song")
     parser.add_argument(
         "--check", action="store_true", help="look for what is wrong or doubtful; 1 when there are errors"
@@ -42,24 +49,45 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from woodshed.settings.schema import DatasetSettings
 
     settings = resolve(DatasetSettings, layers(arguments, DatasetSettings)).settings
+    first, *others = arguments.path
+    if str(first) == MERGE:
+        return _merge(others, getattr(arguments, "output", None), terminal, as_json="json" in arguments)
+    if others or "output" in arguments:
+        raise UsageError(f"Only `woodshed dataset {MERGE}` takes several folders, and --output.")
     from woodshed.data.catalogue import find_songs
     from woodshed.data.conditioning import Wording
 
     as_json = "json" in arguments
-    if _is_preprocessed(arguments.path):
+    if _is_preprocessed(first):
         if "show" in arguments or "check" in arguments:
-            raise UserError(f"{arguments.path} holds preprocessed songs. --show and --check want the folder of audio.")
+            raise UserError(f"{first} holds preprocessed songs. --show and --check want the folder of audio.")
         from woodshed.analysis.inspect_folders import inspect_dataset
 
-        _print(inspect_dataset(arguments.path), terminal, as_json=as_json)
+        _print(inspect_dataset(first), terminal, as_json=as_json)
         return 0
-    wording = Wording(settings, find_songs(arguments.path, settings.dataset_json, settings.metadata_csv))
+    wording = Wording(settings, find_songs(first, settings.dataset_json, settings.metadata_csv))
     if "show" in arguments:
         _show_song(wording, arguments.show, _tokenizer(settings, terminal, is_quiet=as_json), terminal, as_json=as_json)
         return 0
     if "check" in arguments:
         return _check(wording, _tokenizer(settings, terminal, is_quiet=as_json), terminal, as_json=as_json)
-    _print(_table(arguments.path, wording), terminal, as_json=as_json)
+    _print(_table(first, wording), terminal, as_json=as_json)
+    return 0
+
+
+def _merge(folders: "Sequence[Path]", output: Path | None, terminal: Terminal, *, as_json: bool) -> int:
+    """Put the parts of a dataset together."""
+    from woodshed.data.merging import merge_shards
+
+    if not folders:
+        raise UsageError(f"Say which folders hold the parts; a folder of songs called {MERGE} is ./{MERGE}.")
+    if output is None and len(folders) > 1:
+        raise UsageError("Say where the dataset goes with --output; it may be one of the folders.")
+    done = merge_shards(folders, output or folders[0])
+    if as_json:
+        terminal.data(json.dumps({"path": str(done.folder), "songs": done.songs, "parts": done.parts}, indent=1))
+    else:
+        terminal.say(f"{done.songs} songs of {done.parts} parts are one dataset now: {done.folder}")
     return 0
 
 
@@ -95,7 +123,7 @@ def _table(folder: Path, wording: "Wording") -> "Report":
 
     columns = ("song", "seconds", "caption", "from", "lyrics", "from ", "bpm", "key", "language")
     rows: list[list[Any]] = []
-    notices = list(wording.songs.notices)
+    notices = [*wording.songs.notices, *(problem for item in wording.songs.unusable for problem in item.problems)]
     for song in wording.songs.songs:
         words = song.caption or song.genre
         short = words if len(words) <= SHOWN else f"{words[: SHOWN - 3]}..."
@@ -141,26 +169,23 @@ def _show_song(
     song, source = _find(wording, name)
     seconds = decode(song.path, max_seconds=wording.settings.max_duration).shape[1] / SAMPLE_RATE
     prompt, lyrics = wording.texts(song, source, seconds)
-    measured = [] if tokenizer is None else [vars(length) for length in lengths(tokenizer, prompt, lyrics)]
+    measured = (
+        [] if tokenizer is None else [vars(length) for length in lengths(tokenizer, prompt, lyrics, wording.limits)]
+    )
     if as_json:
         content = {"song": str(song.path), "seconds": seconds, "prompt": prompt, "lyrics": lyrics}
         terminal.data(json.dumps(content | {"lengths": measured, "origins": dict(song.origins)}, indent=1))
         return
     for title, text in (("prompt", prompt), ("lyrics", lyrics)):
         terminal.title(f"--- {title} ---")
-        terminal.say(_printable(text))
+        terminal.say(printable(text, keep="\n"))
     terminal.title("---")
     for length in measured:
         terminal.say(f"{length['what']}: {length['tokens']} of at most {length['limit']} tokens")
         if length["lost"]:
-            terminal.hint(f"The model does not read the rest of the {length['what']}: {_printable(length['lost'])}")
+            terminal.hint(f"The model does not read the rest of the {length['what']}: {printable(length['lost'])}")
     for field, origin in song.origins.items():
-        terminal.say(f"{field} comes from {_printable(origin)}")
-
-
-def _printable(text: str) -> str:
-    """Return a text that cannot command the terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+        terminal.say(f"{field} comes from {printable(origin)}")
 
 
 def _find(wording: "Wording", name: str) -> "tuple[Song, PromptSource]":
@@ -197,7 +222,7 @@ def _check(wording: "Wording", tokenizer: "Tokenizer | None", terminal: Terminal
                 found.append(event)
             elif block is not None and isinstance(event, Listened):
                 count = f"{event.done:,}/{event.total:,}"
-                block.show("listening", event.done, event.total, count, _printable(event.song.name))
+                block.show("listening", event.done, event.total, count, printable(event.song.name))
     finally:
         if block is not None:
             block.stop()
@@ -218,7 +243,7 @@ def _say_findings(found: "Sequence[Finding]", terminal: Terminal) -> None:
         for item in found:
             if item.level == level:
                 about = "" if str(item.song) in item.text and level == "error" else f"{item.song}: "
-                speak(_printable(f"{level}: {about}{item.text}"))
+                speak(printable(f"{level}: {about}{item.text}"))
 
 
 COMMAND = Command("dataset", "What is in a folder of songs, and what is wrong with it.", _build, _run)

@@ -11,9 +11,11 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av import AudioFrame
 from av.container import InputContainer
 from torch import Tensor
 
+from woodshed.data.ahead import AbandonedError, ShouldStop
 from woodshed.errors import DataError
 
 SAMPLE_RATE = 48_000  # of the VAE
@@ -21,6 +23,7 @@ AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
 CUT_SHORT = 0.98  # a file with less than this share of its stated length is damaged
 OPTIONS = {"format_whitelist": "wav,w64,aiff,caf,mp3,flac,ogg,mov,aac,matroska", "protocol_whitelist": "file"}
 """What FFmpeg may take a file for. Among the rest are play lists, which would make it open other files."""
+JOINED = 2**17  # samples that are resampled at once
 STREAMED = 0x7FFF0000  # a WAV header states at least this many bytes where the writer did not know the size
 
 
@@ -49,7 +52,7 @@ def probe(path: Path) -> AudioFacts:
         return AudioFacts(seconds, stream.rate, stream.channels)
 
 
-def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
+def decode(path: Path, *, max_seconds: float = 0, should_stop: ShouldStop = lambda: False) -> Tensor:
     """Decode a file to (2, samples) float32 at 48 kHz, neither clamped nor normalised.
 
     A mono file plays on both sides; of more than two channels the first two are taken.
@@ -57,9 +60,11 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
     Args:
         path: the file.
         max_seconds: stop there; 0 decodes everything.
+        should_stop: asked from time to time; when true, nobody waits for the sound any more.
 
     Raises:
         DataError: when the file is missing, is no audio, is empty, or breaks off.
+        AbandonedError: when it was told to stop.
     """
     limit = round(max_seconds * SAMPLE_RATE) if max_seconds else None
     chunks: list[np.ndarray] = []
@@ -69,6 +74,8 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
             for chunk in _resampled(container):
                 chunks.append(chunk[:2])
                 samples += chunk.shape[1]
+                if should_stop():
+                    raise AbandonedError
                 if limit is not None and samples >= limit:
                     break
         except (av.FFmpegError, ValueError) as error:  # ValueError: the layout changes in the middle of the file
@@ -88,12 +95,37 @@ def _resampled(container: InputContainer) -> Iterator[np.ndarray]:
     # Without a layout the resampler keeps the file's own: FFmpeg would otherwise mix surround sound down by itself.
     # Interleaved samples ("flt"), because PyAV crashes on frames with eight or more separate channels.
     resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)
-    for frame in container.decode(container.streams.audio[0]):
-        frame.pts = None  # gaps in a file's time stamps are not silence
+    for frame in _joined(container.decode(container.streams.audio[0])):
+        frame.pts = None
         for piece in resampler.resample(frame):
             yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T
     for piece in resampler.resample(None):
         yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T
+
+
+def _joined(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
+    """Yield frames joined to long ones, as long as their kind does not change.
+
+    Compressed frames hold some hundredths of a second. Resampling each would take most of the time, and Python's lock
+    with it, so that threads could not decode side by side.
+    """
+    joined = av.AudioFifo()
+    kind = None
+    try:
+        for frame in frames:
+            now = (frame.format.name, frame.layout.name, frame.rate)
+            if joined.samples and (now != kind or joined.samples >= JOINED):
+                yield joined.read()
+            if now != kind:
+                joined, kind = av.AudioFifo(), now
+            frame.pts = None  # gaps in a file's time stamps are not silence
+            joined.write(frame)
+    except av.FFmpegError:
+        if joined.samples:
+            yield joined.read()  # what came before the damage
+        raise
+    if joined.samples:
+        yield joined.read()
 
 
 def _refuse_cut_short(path: Path, seconds: float) -> None:

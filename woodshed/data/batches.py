@@ -1,5 +1,6 @@
 """From a dataset to a stream of batches: the order of an epoch, workers, pinned memory, and songs kept in RAM."""
 
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from woodshed.data.crops import crop, crop_frames
 from woodshed.data.dataset import Batch, Sample, SongDataset, collate
 from woodshed.errors import DataError
 
@@ -22,17 +24,20 @@ def epoch_order(seed: int, epoch: int, songs: int) -> list[int]:
     return torch.randperm(songs, generator=generator).tolist()
 
 
-class _EpochBatches(Sampler[list[int]]):
+Place = tuple[int, int]  # an epoch, and a song's place in the dataset
+
+
+class _EpochBatches(Sampler[list[Place]]):
     """The batches of one epoch, from a given one on; set before each pass."""
 
     def __init__(self, songs: int, batch_size: int, seed: int) -> None:
         self._songs, self._batch_size, self._seed = songs, batch_size, seed
         self.epoch, self.start_batch = 1, 0
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         order = epoch_order(self._seed, self.epoch, self._songs)
         for start in range(self.start_batch * self._batch_size, self._songs, self._batch_size):
-            yield order[start : start + self._batch_size]
+            yield [(self.epoch, index) for index in order[start : start + self._batch_size]]
 
 
 class BatchLoader:
@@ -48,6 +53,7 @@ class BatchLoader:
         persistent_workers: keep the workers between epochs.
         keep_in_memory: read each song once and hold it; `auto` does so up to 4 GiB. Then no workers run.
         device_type: where batches go, such as "cuda".
+        crop_seconds: take a random window of this length of longer songs, another one each epoch; 0 takes them whole.
     """
 
     def __init__(
@@ -62,13 +68,14 @@ class BatchLoader:
         persistent_workers: bool,
         keep_in_memory: Literal["auto", "yes", "no"],
         device_type: str,
+        crop_seconds: float = 0,
     ) -> None:
         self.is_resident = keep_in_memory == "yes" or (
             keep_in_memory == "auto" and dataset.size_in_bytes() <= MEMORY_LIMIT
         )
         self.num_workers = 0 if self.is_resident or sys.platform == "win32" else num_workers
         self._batches = _EpochBatches(len(dataset), batch_size, seed)
-        songs: Any = _Reader(dataset, keep=self.is_resident)
+        songs: Any = _Reader(dataset, keep=self.is_resident, window=crop_frames(crop_seconds), seed=seed)
         worker_options: dict[str, Any] = {}
         if self.num_workers:
             worker_options = {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
@@ -79,6 +86,7 @@ class BatchLoader:
                 num_workers=self.num_workers,
                 collate_fn=_collate_or_report,
                 pin_memory=pin_memory and device_type == "cuda",
+                worker_init_fn=_leave_interrupts_to_the_run,
                 generator=torch.Generator(),  # its own: reading draws nothing from the stream that training uses
                 **worker_options,
             )
@@ -107,6 +115,11 @@ class BatchLoader:
         self._loader._iterator = None
 
 
+def _leave_interrupts_to_the_run(_worker: int) -> None:
+    """Let a worker ignore Ctrl-C, which reaches it too: the run saves, and stops its workers when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _stop_workers(stream: Any) -> None:
     """End the processes behind a stream of batches, now and not when the memory is cleaned up."""
     if hasattr(stream, "_shutdown_workers"):
@@ -129,23 +142,23 @@ class _Failure:
 
 
 class _Reader:
-    """Reads songs for the data loader, once only if they are to stay in memory."""
+    """Reads songs for the data loader, once only if they are to stay in memory, and takes a window of each."""
 
-    def __init__(self, dataset: SongDataset, *, keep: bool) -> None:
+    def __init__(self, dataset: SongDataset, *, keep: bool, window: int, seed: int) -> None:
         self._dataset = dataset
         self._keep = keep
+        self._window, self._seed = window, seed
         self._kept: dict[int, Sample] = {}
 
-    def __getitem__(self, index: int) -> Sample | _Failure:
-        if index in self._kept:
-            return self._kept[index]
+    def __getitem__(self, place: Place) -> Sample | _Failure:
+        epoch, index = place
         try:
-            sample = self._dataset[index]
+            sample = self._kept.get(index) or self._dataset[index]
         except DataError as error:
             return _Failure(error.problems)
         if self._keep:
             self._kept[index] = sample
-        return sample
+        return crop(sample, self._window, seed=self._seed, epoch=epoch)
 
 
 def _collate_or_report(samples: Sequence[Sample | _Failure]) -> Batch | _Failure:

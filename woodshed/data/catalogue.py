@@ -1,22 +1,29 @@
 """Which songs there are, and what is known about each, from every source in a stated order.
 
+A dataset.json and a metadata.csv in the audio folder are found by themselves.
+
 The strongest source of a field wins: dataset JSON, song.json, song.txt, song.caption.txt and song.lyrics.txt, the CSV,
 the audio file's own tags, and the file name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from woodshed.data.ahead import ahead
 from woodshed.data.audio_tags import read_tags
 from woodshed.data.dataset_json import read_dataset_json
 from woodshed.data.metadata_csv import METADATA_CSV, read_metadata_csv
 from woodshed.data.sidecars import read_sidecars
-from woodshed.data.songs import Song, SongList, list_audio, listed
+from woodshed.data.songs import Song, SongList, Unusable, list_audio, listed, real_path
 from woodshed.errors import DataError, collecting
 
+DATASET_JSON = "dataset.json"  # what is read without being asked, in the audio folder
 TAGS, FILE_NAME = "audio tags", "file name"
+TAG_READERS = 8  # threads; they mostly wait for the disk
 Table = Mapping[Path, dict[str, Any]]
 
 
@@ -28,11 +35,15 @@ def find_songs(audio_dir: Path | None, dataset_json: Path | None, metadata_csv: 
 
     Args:
         audio_dir: a folder of songs.
-        dataset_json: names songs, and describes them.
+        dataset_json: names songs, and describes them; without one, dataset.json in the audio folder does, if there is
+            one.
         metadata_csv: describes songs; without one, metadata.csv in the audio folder does, if there is one.
 
+    Returns:
+        What can be used; a song of which something wrong is said is named as unusable.
+
     Raises:
-        DataError: with every problem: missing folders and files, wrong types, no songs.
+        DataError: with every problem, when something is wrong with the whole or with every song.
     """
     if audio_dir is None and dataset_json is None:
         raise DataError("Say which songs to preprocess: --audio-dir FOLDER, --dataset-json FILE, or both.")
@@ -43,6 +54,7 @@ def find_songs(audio_dir: Path | None, dataset_json: Path | None, metadata_csv: 
         with collecting(problems):
             in_folder = list_audio(audio_dir)
             found = SongList(tuple(map(Song, in_folder)))
+    dataset_json = dataset_json or _own_json(audio_dir, in_folder)
     if dataset_json is not None and not problems:  # without its folder a JSON would miss every song once more
         with collecting(problems):
             found = read_dataset_json(dataset_json, audio_dir, in_folder)
@@ -52,25 +64,41 @@ def find_songs(audio_dir: Path | None, dataset_json: Path | None, metadata_csv: 
     if metadata_csv is not None:
         with collecting(problems):
             table = read_metadata_csv(metadata_csv, audio_dir, in_folder)
-    songs = []
-    for song in found.songs:
-        with collecting(problems):
-            songs.append(_complete(song, table))
-    if problems:
+    songs, unusable = [], list(found.unusable)
+    with closing(_tagged(found.songs)) as tagged:
+        for song, tags in tagged:
+            try:
+                songs.append(_complete(song, table, tags.result()))
+            except DataError as error:
+                unusable.append(Unusable(song.path, error.problems))
+    if problems or not songs:
+        problems += [problem for item in unusable for problem in item.problems]
         raise DataError(*dict.fromkeys(problems))  # songs of one name share their sidecars
     notices = _notices(found.songs, songs, audio_dir, in_folder)
-    return replace(found, songs=tuple(songs), notices=tuple(notices))
+    return replace(found, songs=tuple(songs), unusable=tuple(unusable), notices=tuple(notices))
 
 
-def _complete(song: Song, table: Table) -> Song:
+def _own_json(audio_dir: Path | None, in_folder: tuple[Path, ...]) -> Path | None:
+    """Return the dataset JSON that lies in the audio folder; beside a song called dataset it is that song's own."""
+    if audio_dir is None or not (audio_dir / DATASET_JSON).is_file():
+        return None
+    path = audio_dir / DATASET_JSON
+    return None if any(song.parent == audio_dir and song.stem == path.stem for song in in_folder) else path
+
+
+def _tagged(songs: tuple[Song, ...]) -> Generator[tuple[Song, Future[dict[str, Any]]], None, None]:
+    """Yield every song with its tags, which threads read ahead."""
+    return ahead(lambda song, _: read_tags(song.path), songs, threads=TAG_READERS, room=64, weigh=lambda _: 1)
+
+
+def _complete(song: Song, table: Table, tags: dict[str, Any]) -> Song:
     """Fill in what the dataset JSON does not say.
 
     Raises:
         DataError: when a file beside the song is wrong.
     """
-    tags = read_tags(song.path)
     title = tags.pop("title", "")
-    sources = [*read_sidecars(song.path), ("CSV", table.get(song.path.resolve(), {})), (TAGS, tags)]
+    sources = [*read_sidecars(song.path), ("CSV", table.get(real_path(song.path), {})), (TAGS, tags)]
     for origin, facts in sources:
         new = {name: value for name, value in facts.items() if name not in song.origins}
         song = replace(song, **new, origins={**song.origins, **dict.fromkeys(new, origin)})
@@ -96,8 +124,8 @@ def _notices(
         songs: the same with everything that is known.
         audio_dir, in_folder: the audio folder and its files.
     """
-    used = {song.path.resolve() for song in named}
-    unused = [str(file.relative_to(audio_dir)) for file in in_folder if audio_dir and file.resolve() not in used]
+    used = {real_path(song.path) for song in named}
+    unused = [str(file.relative_to(audio_dir)) for file in in_folder if audio_dir and real_path(file) not in used]
     if unused:
         yield f"{len(unused)} files in {audio_dir} are not in the dataset JSON and are left out: {listed(unused)}."
     silenced = [song.path.name for song in songs if song.is_instrumental and song.lyrics]

@@ -11,7 +11,7 @@ from woodshed.data.conditioning import Wording
 from woodshed.data.listening import Heard, alike, listen
 from woodshed.data.songs import PromptSource, Song
 from woodshed.errors import DataError
-from woodshed.models.encoders import END_OF_TEXT, MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
+from woodshed.models.encoders import END_OF_TEXT
 
 Level = Literal["error", "warning", "note"]
 QUIET = 0.001  # of full scale, -60 dBFS
@@ -49,11 +49,9 @@ class Length:
     lost: str
 
 
-def lengths(tokenizer: Tokenizer, prompt: str, lyrics: str) -> tuple[Length, Length]:
-    """Return the lengths of a song's two texts."""
-    return _length(tokenizer, "prompt", prompt, MAX_PROMPT_TOKENS), _length(
-        tokenizer, "lyrics", lyrics, MAX_LYRIC_TOKENS
-    )
+def lengths(tokenizer: Tokenizer, prompt: str, lyrics: str, limits: tuple[int, int]) -> tuple[Length, Length]:
+    """Return the lengths of a song's two texts, of which so many tokens are read."""
+    return _length(tokenizer, "prompt", prompt, limits[0]), _length(tokenizer, "lyrics", lyrics, limits[1])
 
 
 def _length(tokenizer: Tokenizer, what: str, text: str, limit: int) -> Length:
@@ -72,6 +70,8 @@ def check_songs(wording: Wording, tokenizer: Tokenizer | None) -> Iterator[Findi
         tokenizer: without one, lengths of texts are not checked.
     """
     songs = wording.songs.songs
+    for item in wording.songs.unusable:
+        yield from (Finding("error", item.where, problem) for problem in item.problems)
     heard: list[Heard] = []
     for number, (song, source) in enumerate(zip(songs, wording.sources(), strict=True), 1):
         seconds = 0.0
@@ -130,7 +130,7 @@ def _check_words(song: Song) -> Iterator[Finding]:
 def _check_lengths(
     wording: Wording, song: Song, source: PromptSource, seconds: float, tokenizer: Tokenizer
 ) -> Iterator[Finding]:
-    for length in lengths(tokenizer, *wording.texts(song, source, seconds)):
+    for length in lengths(tokenizer, *wording.texts(song, source, seconds), wording.limits):
         if length.lost:
             said = f"Its {length.what} has {length.tokens} tokens; the model reads {length.limit}. "
             yield Finding("warning", song.path, f'{said}Cut from "{" ".join(length.lost.split())[:40]}" on.')

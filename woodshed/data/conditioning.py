@@ -1,6 +1,7 @@
-"""The exact text that the model reads about a song, as its own inference writes it.
+"""The exact text that the model reads about a song: as its own inference writes it, or as older trainers did.
 
-Source: ACE-Step 1.5 inference: the prompt template, the lyric header, and the limits of 256 and 2,048 tokens.
+Source: ACE-Step 1.5 inference: the prompt template, the lyric header, and the limits of 256 and 2,048 tokens. Older
+trainers, ACE-Step's own among them: the same prompt, the lyrics without header, and 512 tokens of them.
 """
 
 import hashlib
@@ -9,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from woodshed.data.songs import PromptSource, Song, SongList, TagPosition
-from woodshed.settings.schema import SourceSettings
+from woodshed.models.encoders import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
+from woodshed.settings.schema import Conditioning, SourceSettings
 
 INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
 INSTRUMENTAL = "[Instrumental]"
 END_OF_TEXT = "<|endoftext|>"
+LIMITS = {"inference": (MAX_PROMPT_TOKENS, MAX_LYRIC_TOKENS), "legacy": (MAX_PROMPT_TOKENS, 512)}
+"""Tokens of prompt and lyrics that are read."""
 
 
 def prompt_text(caption: str, *, bpm: str, timesignature: str, keyscale: str, seconds: float) -> str:
@@ -33,13 +37,16 @@ def prompt_text(caption: str, *, bpm: str, timesignature: str, keyscale: str, se
     return f"# Instruction\n{INSTRUCTION}\n\n# Caption\n{caption}\n\n# Metas\n{metas}{END_OF_TEXT}\n"
 
 
-def lyric_text(lyrics: str, language: str) -> str:
+def lyric_text(lyrics: str, language: str, conditioning: Conditioning = "inference") -> str:
     """Return the lyrics with their header; without lyrics the song is instrumental.
 
     Args:
         lyrics: may have several lines and section marks.
         language: a code such as en or ja, or "unknown".
+        conditioning: older trainers wrote no header.
     """
+    if conditioning == "legacy":
+        return lyrics or INSTRUMENTAL
     return f"# Languages\n{language}\n\n# Lyric\n{lyrics or INSTRUMENTAL}{END_OF_TEXT}"
 
 
@@ -80,7 +87,14 @@ def _source(song: Song, is_chosen: bool) -> PromptSource:
 
 
 def song_texts(
-    song: Song, source: PromptSource, *, tag: str, position: TagPosition, language: str, seconds: float
+    song: Song,
+    source: PromptSource,
+    *,
+    tag: str,
+    position: TagPosition,
+    language: str,
+    seconds: float,
+    conditioning: Conditioning,
 ) -> tuple[str, str]:
     """Return prompt and lyric text of a song.
 
@@ -91,6 +105,7 @@ def song_texts(
         position: where it goes.
         language: of the lyrics where the song does not say.
         seconds: true length of what is encoded.
+        conditioning: whose lyric text it is.
     """
     caption = song.genre if source == "genre" else song.caption
     prompt = prompt_text(
@@ -101,7 +116,7 @@ def song_texts(
         seconds=seconds,
     )
     lyrics = "" if song.is_instrumental else song.lyrics
-    return prompt, lyric_text(lyrics, song.language or language)
+    return prompt, lyric_text(lyrics, song.language or language, conditioning)
 
 
 @dataclass(frozen=True)
@@ -141,7 +156,13 @@ class Wording:
             position=self.tag_position,
             language=self.settings.language,
             seconds=seconds,
+            conditioning=self.settings.conditioning,
         )
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """How many tokens of prompt and lyrics are read."""
+        return LIMITS[self.settings.conditioning]
 
     def _is_chosen(self, name: str) -> bool:
         """Tell whether the user set this, be it to the default."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from woodshed.data.manifest import OUR_RECORD, UNFINISHED, Manifest, read_manifest
+from woodshed.data.manifest import OUR_RECORD, Manifest, read_manifest, shard_manifests, unfinished_folders
 from woodshed.data.songs import MOST_NAMED, TagPosition, listed
 from woodshed.data.tensor_files import read_tensors
 from woodshed.errors import DataError, collecting
@@ -26,6 +26,7 @@ KEYS = (
     "context_latents",
     "metadata",
 )
+PADDED_TOKENS = 512 + 1 + 256  # lyrics, reference and prompt of ACE-Step's trainer and of those that follow it
 CHECKED_AT_OPENING = 200  # datasets up to this size are read once before training, so that errors come first
 TEMPORARY = (".tmp.pt", ".__writing__.pt")  # how other tools end the names of files that they have not finished
 
@@ -152,6 +153,12 @@ def open_dataset(
             f"The dataset {folder} was made for {manifest.model}, whose conditions mean nothing to {model}. "
             f"Preprocess the songs again with --model {model}, or train on {manifest.model}."
         )
+    parts = shard_manifests(folder)
+    if parts:
+        raise DataError(
+            f"The dataset {folder} is in {len(parts)} parts that are not put together yet. Run woodshed dataset merge "
+            f"{folder} once all parts are there."
+        )
     files = _song_files(folder, manifest)
     demands = Demands(latent_channels, condition_width, fingerprint)
     if len(files) <= CHECKED_AT_OPENING:
@@ -161,20 +168,38 @@ def open_dataset(
         demands,
         custom_tag=manifest.custom_tag,
         tag_position=manifest.tag_position,
-        notices=_notices(folder, manifest),
+        notices=_notices(folder, manifest, model, files[0]),
     )
 
 
-def _notices(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    if not manifest.is_complete or (folder / UNFINISHED).is_dir():
-        return (f"Preprocessing of {folder} was interrupted: only the songs that were finished take part.",)
-    if manifest.fingerprint:
-        return ()
-    return (
-        f"The dataset {folder} was not made by Woodshed: its conditions may differ from what the model reads at "
-        "inference, and it does not say for which model variant it was made. `woodshed preprocess` makes one that "
-        "matches.",
-    )
+def _notices(folder: Path, manifest: Manifest, model: str, first: Path) -> tuple[str, ...]:
+    said = []
+    if not manifest.is_complete or unfinished_folders(folder):
+        said.append(f"Preprocessing of {folder} was interrupted: only the songs that were finished take part.")
+    elif not manifest.fingerprint:
+        said.append(
+            f"The dataset {folder} was not made by Woodshed: its conditions may differ from what the model reads at "
+            "inference, and it does not say for which model variant it was made. `woodshed preprocess` makes one that "
+            "matches."
+        )
+    if manifest.conditioning == "legacy" or (not manifest.fingerprint and _is_padded(first)):
+        said.append(
+            f"The conditions in {folder} are those of older trainers: no language header before the lyrics, which end "
+            "after 512 tokens, and zeros as the reference. The model reads other ones at inference. Their padding is "
+            f"left out here; to make all of it anew: woodshed preprocess --model {model} --audio-dir SONGS "
+            "--tensor-output FOLDER."
+        )
+    return tuple(said)
+
+
+def _is_padded(path: Path) -> bool:
+    """Tell whether a sample's conditions have the length that older trainers pad them to."""
+    try:
+        content = read_tensors(path, mapped=True)
+    except DataError:
+        return False
+    mask = content.get("encoder_attention_mask") if isinstance(content, dict) else None
+    return isinstance(mask, Tensor) and mask.shape == (PADDED_TOKENS,)
 
 
 def check_all(files: Sequence[Path], demands: Demands) -> None:

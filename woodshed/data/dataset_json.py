@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from woodshed.data.audio_files import AudioFiles
 from woodshed.data.fields import choice_of, facts_of, percent_of, text_of
-from woodshed.data.songs import Song, SongList, TagPosition
+from woodshed.data.songs import Song, SongList, TagPosition, Unusable
 from woodshed.errors import DataError, collecting
 
 ORIGIN = "dataset JSON"
@@ -22,26 +22,32 @@ def read_dataset_json(path: Path, audio_dir: Path | None, in_folder: tuple[Path,
         audio_dir: where audio is looked for that is not where the JSON says.
         in_folder: the audio files in there.
 
+    Returns:
+        The songs that can be used, and what is wrong with the others.
+
     Raises:
-        DataError: with every problem, each naming the sample and the field.
+        DataError: with every problem, each naming the sample and the field, when no song can be used or something is
+            wrong with the whole.
     """
     samples, metadata = _read(path)
     files = AudioFiles(path.parent, audio_dir, in_folder)
     problems: list[str] = [] if samples else [f"{path} names no songs."]
     songs: list[Song] = []
+    unusable: list[Unusable] = []
     found = SongList()
     for number, sample in enumerate(samples, 1):
         try:
             songs.append(_read_song(sample, files))
         except DataError as error:
-            problems += [f"{path}, sample {number}: {problem}" for problem in error.problems]
+            said = tuple(f"{path}, sample {number}: {problem}" for problem in error.problems)
+            unusable.append(Unusable(path, said))
     try:
         found = _read_metadata(metadata)
     except DataError as error:
         problems += [f"{path}, metadata: {problem}" for problem in error.problems]
-    if problems:
-        raise DataError(*problems)
-    return replace(found, songs=tuple(songs))
+    if problems or not songs:
+        raise DataError(*(problem for item in unusable for problem in item.problems), *problems)
+    return replace(found, songs=tuple(songs), unusable=tuple(unusable))
 
 
 def _read(path: Path) -> tuple[list[Any], Mapping[str, Any]]:

@@ -1,7 +1,18 @@
 """What preprocessing tells the world: plain frozen records, as training has its own."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One more song was read to know it by its content."""
+
+    done: int
+    total: int
+    bytes_done: int
+    bytes_total: int
 
 
 @dataclass(frozen=True)
@@ -12,6 +23,7 @@ class Found:
     unchanged: int  # already encoded, left as they are
     device: str
     precision: str
+    shard: str = ""  # "2/4" where only a part of the songs is encoded here
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,9 @@ class Finished:
     failed: int
     audio_seconds: float  # of music encoded now
     seconds: float  # it took
+    waited: float | None = None  # share of the encoding in which the device had nothing to do
+    peaks: Mapping[str, int] = field(default_factory=dict)  # bytes on the device by step, where that is known
+    shard: str = ""
 
 
-EncodeEvent = Found | Notice | SongDone | SongFailed | Finished
+EncodeEvent = Looked | Found | Notice | SongDone | SongFailed | Finished

@@ -3,6 +3,7 @@
 Shapes: S samples at 48 kHz, T latent frames of `hop` samples, C latent channels.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
-TILE_SECONDS = 30
 OVERLAP_SECONDS = 2
 """What a tile sees beyond its own part on either side. Source: ACE-Step 1.5 preprocessing."""
+TILE_SECONDS = 30
+SHORTEST_TILE = 6  # seconds, of which the overlaps take four
+MOST_TILES = 2  # at once; more were not faster, see docs/performance.md
+ALIVE = 8  # tensors of the encoder's first and widest layers that are in memory at once; six were measured
+SHARE = 0.8  # of the free memory; the rest is for what else lies there
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,37 @@ def hop_of(vae: AutoencoderOobleck) -> int:
     return int(torch.tensor(vae.config.downsampling_ratios).prod())
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How a song is cut for the VAE."""
+
+    seconds: float = TILE_SECONDS  # of a tile, with its overlaps
+    overlap: float = OVERLAP_SECONDS  # on either side, in seconds; more than the VAE's receptive field
+    at_once: int = 1  # tiles of one length that go through together
+
+
+def choose_tiling(vae: AutoencoderOobleck) -> Tiling:
+    """Return tiles that fit into the memory that is free where a VAE lies; elsewhere than on a card the usual ones."""
+    free = _free_memory(vae.device)
+    if free is None:
+        return Tiling()
+    of_a_second = ALIVE * vae.config.sampling_rate * vae.config.encoder_hidden_size * vae.dtype.itemsize
+    seconds = SHARE * free / of_a_second
+    if seconds < TILE_SECONDS:
+        return Tiling(seconds=max(float(int(seconds)), SHORTEST_TILE))
+    return Tiling(at_once=min(int(seconds / TILE_SECONDS), MOST_TILES))
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Return the free bytes of a card, those among them that PyTorch holds and does not use; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 @torch.no_grad()
-def encode_waveform(
-    vae: AutoencoderOobleck,
-    waveform: Tensor,
-    *,
-    tile_seconds: float = TILE_SECONDS,
-    overlap_seconds: float = OVERLAP_SECONDS,
-) -> Posterior:
+def encode_waveform(vae: AutoencoderOobleck, waveform: Tensor, tiling: Tiling | None = None) -> Posterior:
     """Encode a song; the result does not depend on the tiles, up to rounding.
 
     Tiles begin on frames, so that none shifts. The samples after the last whole frame have no frame of their own, but
@@ -48,26 +76,62 @@ def encode_waveform(
     Args:
         vae: on any device, in any precision.
         waveform: (2, S).
-        tile_seconds: length of a tile with its overlaps.
-        overlap_seconds: on either side of a tile; more than the VAE's receptive field.
+        tiling: chosen by the free memory unless given.
 
     Returns:
         T = S // hop frames, at least one.
     """
     hop, rate = hop_of(vae), vae.config.sampling_rate
+    tiling = tiling or choose_tiling(vae)
     waveform = F.pad(waveform, (0, max(hop - waveform.shape[1], 0)))
     frames = waveform.shape[1] // hop
-    overlap = round(overlap_seconds * rate / hop)
-    core = round(tile_seconds * rate / hop) - 2 * overlap
-    assert core > 0, "a tile is longer than its overlaps"
+    tiles = plan_tiles(frames, round(tiling.seconds * rate / hop), round(tiling.overlap * rate / hop))
     means, stds = [], []
-    for start in range(0, frames, core):
-        end = min(start + core, frames)
-        seen_from, seen_to = max(start - overlap, 0), min(end + overlap, frames)
-        stop = seen_to * hop if seen_to < frames else None
-        tile = waveform[None, :, seen_from * hop : stop].to(vae.device, vae.dtype)
-        posterior = vae.encode(tile).latent_dist
-        own = slice(start - seen_from, end - seen_from)
-        means.append(posterior.mean[0, :, own].T.float().cpu())
-        stds.append(posterior.std[0, :, own].T.float().cpu())
+    for group in _groups(tiles, tiling.at_once, ends_on_frame=waveform.shape[1] == frames * hop):
+        sound = torch.stack([waveform[:, tile.first * hop : tile.stop(hop, frames)] for tile in group])
+        posterior = vae.encode(sound.to(vae.device, vae.dtype)).latent_dist
+        mean, std = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        for row, tile in enumerate(group):
+            means.append(mean[row, :, tile.own].T)
+            stds.append(std[row, :, tile.own].T)
     return Posterior(torch.cat(means), torch.cat(stds))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A piece of a song: what the VAE sees, and which part of it is this tile's own."""
+
+    first: int  # frame that it sees, and the one after its last
+    end: int
+    own: slice  # of the frames that it sees
+
+    def stop(self, hop: int, frames: int) -> int | None:
+        """Return the sample where it ends; the last tile hears what follows the last whole frame too."""
+        return self.end * hop if self.end < frames else None
+
+
+def plan_tiles(frames: int, length: int, overlap: int) -> list[Tile]:
+    """Return tiles of one length, in frames, whose own parts make up the song; a shorter song is a single tile."""
+    assert length > 2 * overlap, "a tile is longer than its overlaps"
+    if frames <= length:
+        return [Tile(0, frames, slice(0, frames))]
+    tiles, done = [], 0
+    while done < frames:
+        first = min(max(done - overlap, 0), frames - length)
+        end = first + length
+        own_end = frames if end == frames else end - overlap
+        tiles.append(Tile(first, end, slice(done - first, own_end - first)))
+        done = own_end
+    return tiles
+
+
+def _groups(tiles: list[Tile], at_once: int, *, ends_on_frame: bool) -> Iterator[list[Tile]]:
+    """Yield tiles of one length in groups that go through together, as even as can be.
+
+    The last tile is a part of a frame longer unless the song ends on a frame.
+    """
+    alike, alone = (tiles, []) if ends_on_frame else (tiles[:-1], tiles[-1:])
+    size = -(-len(alike) // max(-(-len(alike) // at_once), 1))
+    yield from (alike[start : start + size] for start in range(0, len(alike), max(size, 1)))
+    if alone:
+        yield alone

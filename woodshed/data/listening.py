@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from woodshed.data.audio import SAMPLE_RATE, decode, probe
-from woodshed.data.jobs import file_digest
+from woodshed.data.digests import file_digest
 
 BANDS, PIECES = 16, 64
 LOWEST, HIGHEST = 80.0, 8_000.0  # Hz: what any encoding keeps

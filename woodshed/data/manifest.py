@@ -7,11 +7,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, get_args
 
 from woodshed.data.songs import TagPosition
-from woodshed.errors import DataError
+from woodshed.errors import DataError, UserError
+from woodshed.storage import write_text
 
 MANIFEST = "manifest.json"
 OUR_RECORD = "woodshed"  # our block, in the manifest and in the metadata of a sample
 UNFINISHED = ".unfinished"  # folder of intermediate results beside the samples; gone when all is done
+SHARD_MANIFESTS = "manifest-*-of-*.json"  # what parts of a dataset leave until they are merged
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,32 @@ def read_manifest(folder: Path) -> Manifest:
     )
 
 
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a manifest, whole or not at all.
+
+    Raises:
+        UserError: when the disk does not take it.
+    """
+    try:
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}). Make room on the disk and run the same command again: what "
+            "is done is kept."
+        ) from error
+
+
 MENDING = "Delete it to use every .pt file of the folder, or run woodshed preprocess again."
+
+
+def shard_manifests(folder: Path) -> list[Path]:
+    """Return the manifests of parts that were not merged yet."""
+    return sorted(folder.glob(SHARD_MANIFESTS))
+
+
+def unfinished_folders(folder: Path) -> list[Path]:
+    """Return where preprocessing keeps its intermediate results, if it is at work or was interrupted."""
+    return sorted(path for path in folder.glob(f"{UNFINISHED}*") if path.is_dir())
 
 
 def _block(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

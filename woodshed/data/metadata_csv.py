@@ -8,6 +8,7 @@ from typing import Any
 
 from woodshed.data.audio_files import AudioFiles
 from woodshed.data.fields import FACTS, OTHER_NAMES, facts_of_words
+from woodshed.data.songs import real_path
 from woodshed.data.text_files import read_text
 from woodshed.errors import DataError, collecting
 from woodshed.settings.declare import did_you_mean
@@ -110,5 +111,5 @@ def _read_row(row: dict[str, str], files: AudioFiles, problems: list[str]) -> tu
         problems.append("the cell of the column file is empty: it must name the song.")
     else:
         with collecting(problems):
-            song = files.find(written).resolve()
+            song = real_path(files.find(written))
     return song, facts_of_words(row, problems)

@@ -1,5 +1,6 @@
 """Files of tensors: read without executing anything, written whole or not at all."""
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,13 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: when the disk does not take them.
     """
+    packed = io.BytesIO()
+    torch.save(content, packed)  # in memory: for a full disk PyTorch has no words that anybody understands
     try:
         with whole_file(path) as building:
-            torch.save(content, building)
-    except (OSError, RuntimeError) as error:  # RuntimeError: how PyTorch says that the disk is full
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            building.write_bytes(packed.getbuffer())
+    except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({reason}). Make room on the disk or choose another folder, and run the same "
-            "command again: what is done is kept."
+            f"{path} cannot be written ({error.strerror}). Make room on the disk or choose another folder, and run the "
+            "same command again: what is done is kept."
         ) from error

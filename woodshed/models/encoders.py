@@ -72,7 +72,6 @@ def _encoder_sizes(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
 def encode_conditions(encoder: ConditionEncoder, text: Tensor, lyrics: Tensor, timbre: Tensor) -> Tensor:
     """Return the conditions of one song: lyrics, timbre, prompt, without any padding.
 
@@ -84,17 +83,36 @@ def encode_conditions(encoder: ConditionEncoder, text: Tensor, lyrics: Tensor, t
     Returns:
         (1, Ll + 1 + Lt, E) in the encoder's precision.
     """
+    return encode_padded_conditions(encoder, text, lyrics, timbre, text.shape[1], lyrics.shape[1])[0]
+
+
+@torch.no_grad()
+def encode_padded_conditions(
+    encoder: ConditionEncoder, text: Tensor, lyrics: Tensor, timbre: Tensor, text_tokens: int, lyric_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Return conditions whose texts may end in padding: what is valid comes first, in the same order.
+
+    Args:
+        text, lyrics, timbre: as for `encode_conditions`.
+        text_tokens, lyric_tokens: how many of each text are valid.
+
+    Returns:
+        (1, Ll + 1 + Lt, E) conditions and (1, Ll + 1 + Lt) bool, which of them are valid.
+    """
     place = {"device": encoder.device, "dtype": encoder.dtype}
-    conditions, _ = encoder(
+    conditions, mask = encoder(
         text_hidden_states=text.to(**place),
-        text_attention_mask=torch.ones(text.shape[:2], dtype=torch.bool, device=encoder.device),
+        text_attention_mask=_valid(text, text_tokens).to(encoder.device),
         lyric_hidden_states=lyrics.to(**place),
-        lyric_attention_mask=torch.ones(lyrics.shape[:2], dtype=torch.bool, device=encoder.device),
+        lyric_attention_mask=_valid(lyrics, lyric_tokens).to(encoder.device),
         refer_audio_acoustic_hidden_states_packed=timbre.to(**place),
         refer_audio_order_mask=torch.zeros(1, dtype=torch.long, device=encoder.device),
     )
-    result: Tensor = conditions
-    return result
+    return conditions, mask.bool()
+
+
+def _valid(states: Tensor, tokens: int) -> Tensor:
+    return (torch.arange(states.shape[1]) < tokens)[None]
 
 
 class TextEncoder(nn.Module):
@@ -110,22 +128,25 @@ class TextEncoder(nn.Module):
         return len(self.tokenizer.encode(text).ids)
 
     @torch.no_grad()
-    def encode_text(self, prompt: str, max_tokens: int = MAX_PROMPT_TOKENS) -> Tensor:
-        """Return the model's last hidden states, (1, Lt, Dt), Lt <= max_tokens."""
-        states: Tensor = self.model(self._token_ids(prompt, max_tokens), use_cache=False).last_hidden_state
+    def encode_text(self, prompt: str, max_tokens: int = MAX_PROMPT_TOKENS, *, padded: bool = False) -> Tensor:
+        """Return the model's last hidden states, (1, Lt, Dt), Lt <= max_tokens; Lt = max_tokens where padded."""
+        ids = self._token_ids(prompt, max_tokens, padded=padded)
+        states: Tensor = self.model(ids, use_cache=False).last_hidden_state
         return states
 
     @torch.no_grad()
-    def embed_lyrics(self, text: str, max_tokens: int = MAX_LYRIC_TOKENS) -> Tensor:
+    def embed_lyrics(self, text: str, max_tokens: int = MAX_LYRIC_TOKENS, *, padded: bool = False) -> Tensor:
         """Return the embeddings of the tokens alone, (1, Ll, Dt), Ll <= max_tokens: lyrics have their own encoder."""
-        embeddings: Tensor = self.model.embed_tokens(self._token_ids(text, max_tokens))
+        embeddings: Tensor = self.model.embed_tokens(self._token_ids(text, max_tokens, padded=padded))
         return embeddings
 
-    def _token_ids(self, text: str, max_tokens: int) -> Tensor:
-        """Return (1, L) ids; a text that is too long is cut before the token that ends it."""
+    def _token_ids(self, text: str, max_tokens: int, *, padded: bool) -> Tensor:
+        """Return (1, L) ids; a text that is too long is cut before the token that ends it, which pads a short one."""
         ids = self.tokenizer.encode(text).ids
         if len(ids) > max_tokens:
             ids = [*ids[: max_tokens - 1], ids[-1]]
+        if padded:
+            ids = [*ids, *([ids[-1]] * (max_tokens - len(ids)))]
         return torch.tensor([ids], device=self.model.device)
 
 

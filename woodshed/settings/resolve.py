@@ -128,6 +128,8 @@ def _rule(kind: type[Settings], name: str, detail: ErrorDetails) -> str:
         return f"be one of {', '.join(choices)}"
     if len(detail["loc"]) > 1:  # one of several types, or a place in a list
         return "be auto or a number" if isinstance(detail["loc"][1], str) else "be numbers"
+    if problem == "value_error":  # one of our own checks, which says what is accepted
+        return f"be {detail['ctx']['error']}"
     wording = {
         "int_parsing": "be a whole number",
         "int_type": "be a whole number",

@@ -24,6 +24,7 @@ OptimizerType = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
 SchedulerType = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 Granularity = Literal["module", "layer"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Conditioning = Literal["inference", "legacy"]
 
 
 def _split_words(value: Any) -> Any:
@@ -58,6 +59,13 @@ def _are_finite(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _is_shard(value: str) -> str:
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+    if value and not (found and 1 <= int(found[1]) <= int(found[2])):
+        raise ValueError("I/N, part I of N, from 1/N to N/N")
+    return value
+
+
 def _is_rank_pattern(value: tuple[str, ...]) -> tuple[str, ...]:
     read_rank_pattern(value)
     return value
@@ -65,6 +73,7 @@ def _is_rank_pattern(value: tuple[str, ...]) -> tuple[str, ...]:
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 RankPattern = Annotated[tuple[str, ...], BeforeValidator(_split_words), AfterValidator(_is_rank_pattern)]
+Part = Annotated[str, AfterValidator(_is_shard)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_one_or_many)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_split_words), AfterValidator(_are_finite)]
@@ -536,6 +545,16 @@ class AdvancedSettings(Settings):
         why="`lora_only` may marginally improve quality; `all` trains all biases.",
         section="Advanced Training",
     )
+    crop_seconds: float = setting(
+        0.0,
+        "Crop",
+        "Train on a random window of this length of every longer song, another one each epoch; 0 = whole songs.",
+        why="Long songs need less VRAM and time; the windows of many epochs cover them all.",
+        section="Advanced Training",
+        at_least=0,
+        at_most=600,
+        unit="seconds",
+    )
     compile: Literal["auto", "yes", "no"] = setting(
         "auto",
         "Compile",
@@ -787,7 +806,7 @@ class SourceSettings(Settings):
         why="Captions decide what the adapter answers to; without them the file names are used.",
         section="Songs",
         tier="basic",
-        default_text="*(none)*",
+        default_text="`dataset.json` in the audio directory, if there is one",
     )
     metadata_csv: OptionalPath = setting(
         None,
@@ -844,6 +863,15 @@ class SourceSettings(Settings):
         section="Captions",
         source="ACE-Step 1.5 inference default.",
     )
+    conditioning: Conditioning = setting(
+        "inference",
+        "Conditioning",
+        "What stands for the words in a song's file: exactly what the model reads at inference, or what older trainers "
+        "wrote (`legacy`: no lyric header, 512 lyric tokens, no reference, padded to 769).",
+        why="`legacy` only for files that an older trainer is to read, or to repeat a run of one.",
+        section="Captions",
+        source="ACE-Step 1.5 inference, and its trainer.",
+    )
     seed: int = setting(
         42,
         "Seed",
@@ -894,6 +922,14 @@ class PreprocessSettings(SourceSettings, DeviceSettings, ModelSettings):
         why="`mean` for latents without noise that no seed changes; the models were trained on draws.",
         section="Songs",
         source="ACE-Step 1.5 preprocessing draws.",
+    )
+    shard: Part = setting(
+        "",
+        "Shard",
+        "Encode only part I of N, as I/N from 1/N to N/N; `woodshed dataset merge` puts the parts together.",
+        why="Share the work among several GPUs or machines.",
+        section="Songs",
+        default_text="`RANK` and `WORLD_SIZE` of the environment, else all songs",
     )
     offload_encoder: bool = setting(
         False,

@@ -187,6 +187,7 @@ _RECIPE = (
     "learning_rate",
     "batch_size",
     "gradient_accumulation",
+    "crop_seconds",
     "seed",
     "cfg_ratio",
     "optimizer_type",
@@ -255,6 +256,7 @@ def _loader(preflight: Preflight) -> BatchLoader:
         persistent_workers=settings.persistent_workers,
         keep_in_memory="yes" if preflight.is_resident else "no",
         device_type=preflight.device.type,
+        crop_seconds=settings.crop_seconds,
     )
 
 

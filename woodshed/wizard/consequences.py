@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from woodshed.adapters.adapter import bias_shapes
 from woodshed.adapters.targets import Shapes
+from woodshed.data.crops import crop, crop_frames
 from woodshed.data.dataset import Sample
 from woodshed.data.encode import prepare
 from woodshed.errors import UserError
@@ -114,7 +115,9 @@ def _longest(found: Preflight) -> tuple[Sample, float]:
     """Return the longest song, and how long the average one is beside it; by the size of the files."""
     sizes = [path.stat().st_size for path in found.dataset.files]
     index = max(range(len(sizes)), key=sizes.__getitem__)
-    return found.dataset[index], sum(sizes) / len(sizes) / max(sizes)
+    song, mean_share = found.dataset[index], sum(sizes) / len(sizes) / max(sizes)
+    window = crop(song, crop_frames(found.settings.crop_seconds), seed=found.settings.seed, epoch=1)
+    return window, min(mean_share * len(song.latents) / len(window.latents), 1.0)
 
 
 def _songs(count: int) -> str:

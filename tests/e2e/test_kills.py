@@ -1,0 +1,53 @@
+"""A run that is killed (no signal handler, no clean-up) loses at most the song in hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from woodshed.toy.checkpoint import build_toy_root
+from woodshed.toy.songs import write_audio
+
+PROGRAM = Path(__file__).with_name("killing.py")
+SONGS = {3: 4, 50: 12}  # for so many kills
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork and no SIGKILL")
+
+
+@pytest.fixture
+def music(tmp_path, kills):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    draw = np.random.default_rng(1)
+    for number in range(SONGS[kills]):
+        sound = 0.2 * draw.normal(size=(2, 8_000 + 500 * number)).astype(np.float32)
+        write_audio(folder / f"song {number}.wav", sound, sample_rate=16_000)
+    return folder
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_next_run_completes_what_an_undisturbed_one_gives(kills, music, tmp_path, world):
+    build_toy_root(tmp_path / "checkpoints")  # its tokenizer is read in no time
+    words = [
+        PROGRAM,
+        tmp_path / "checkpoints",
+        "acestep-v15-base",
+        music,
+        tmp_path / "tensors",
+        tmp_path / "whole" / "tensors",
+    ]
+    done = subprocess.run(
+        [sys.executable, *map(str, words), str(kills), "7"],
+        capture_output=True,
+        encoding="utf-8",
+        env=world.environment,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert said["killed"] == kills
+    assert said["same"]
