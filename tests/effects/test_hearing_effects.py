@@ -83,3 +83,9 @@ def test_sample_prompts_are_played_in_place_of_the_songs(bench):
     made = bench.events(Made, **changes)
     assert [event.title for event in made] == ["warm funk", "slow piano"] * 2
     assert made[0].path.read_bytes() != made[1].path.read_bytes()
+
+
+def test_sample_format_is_the_kind_of_file(bench):
+    for kind in ("wav", "flac"):
+        made = bench.events(Made, **SAMPLED | {"sample_format": kind, "epochs": 1})
+        assert [event.path.suffix for event in made] == [f".{kind}"] * 2

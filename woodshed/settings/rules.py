@@ -27,7 +27,7 @@ FAMILY_SETTINGS = {
 }
 """The settings that matter to some families only."""
 OF_VALIDATION = ("validate_every_n_epochs", "keep_best", "early_stop")
-OF_SAMPLES = ("sample_count", "sample_seconds", "sample_prompts")
+OF_SAMPLES = ("sample_count", "sample_seconds", "sample_format", "sample_prompts")
 """The settings that matter only where songs are held out, and where samples are made."""
 FOLLOWED = (*(f"2 x {size}" for size in ALPHA_OF_RANK), "prodigy", "Windows")
 """The origins of values that follow another choice, as `followers` words them."""

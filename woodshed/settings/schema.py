@@ -23,6 +23,7 @@ Mode = Literal["corrected", "vanilla"]
 OptimizerType = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
 SchedulerType = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 Granularity = Literal["module", "layer"]
+SoundFormat = Literal["wav", "flac"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
@@ -611,6 +612,13 @@ class AdvancedSettings(Settings):
         more_than=0,
         at_most=600,
         unit="seconds",
+    )
+    sample_format: SoundFormat = setting(
+        "wav",
+        "Sample format",
+        "The kind of sound file that samples are; both keep 24 bits.",
+        why="`flac` takes about half the space of a long run's samples.",
+        section="Advanced Logging",
     )
     sample_prompts: OptionalPath = setting(
         None,

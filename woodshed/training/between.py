@@ -105,16 +105,18 @@ class Between:
                 plan,
                 self._words,
                 Playback(recipe["shift"], steps, guidance),
-                is_turbo=checkpoint.config.is_turbo,
+                checkpoint=checkpoint,
                 seed=run.settings.seed,
                 folder=run.settings.output_dir / "samples",
                 dtype=run.preflight.dtype,
                 device=run.device,
                 offload=run.settings.offload_encoder,
             )
+            superseded = self._preview.set_aside_later(run.epochs_done) if run.preflight.resume else []
         except FAILURES as error:
             yield Notice(_given_up(error))
             return
+        yield from (Notice(f"Set aside {path}: it was made after where this run continues.") for path in superseded)
         if not self._preview.has_made(0):
             yield from self._play(0, should_stop)
 

@@ -42,6 +42,7 @@ MAY_CHANGE_SILENTLY = (
     "sample_every_n_epochs",
     "sample_count",
     "sample_seconds",
+    "sample_format",
     "sample_prompts",
     "validate_every_n_epochs",
     "early_stop",
