@@ -200,6 +200,8 @@ def test_blind_names_nothing_until_it_is_revealed_and_the_favourite_is_counted(b
     click(browser, "Reveal the names")
     assert browser.run(LABELS)[0] == f"A = {VERSIONS[first]}"
     assert browser.run("document.getElementById('verdict').textContent") == f"You liked best: {VERSIONS[first]} (1)"
+    click(browser, "Show in order")
+    assert browser.run(LABELS) == list(VERSIONS.values()) * 2
 
 
 @needs_browser
