@@ -93,12 +93,12 @@ def test_a_run_with_songs_held_out_is_the_run_on_the_others_to_the_last_byte(set
     assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
 
 
-def test_of_few_songs_none_is_held_out_and_the_run_says_so(settings_for, dataset_dir, tmp_path):
+def test_of_few_short_songs_nothing_is_held_out_and_the_run_says_so(settings_for, dataset_dir, tmp_path):
     (dataset_dir / "a.pt").unlink()
     events = list(train(settings_for("with", **HELD)))
     list(train(settings_for("without")))
     assert not [event for event in events if isinstance(event, Validated)]
-    assert any("there are only 4" in event.text for event in events if isinstance(event, Notice))
+    assert any("fewer than 5 songs are too few" in event.text for event in events if isinstance(event, Notice))
     assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
 
 

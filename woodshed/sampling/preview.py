@@ -139,7 +139,7 @@ def song_words(dataset: SongDataset, plan: PreviewPlan) -> list[Words]:
         DataError: when a song cannot be read.
     """
     found = []
-    for index in range(min(plan.count, len(dataset))):
+    for index in range(min(plan.count, len(set(dataset.files)))):  # no second piece of a song in pieces
         song = dataset[index]
         context = song.context[: plan.frames]
         digest = _digest_of(*(tensor.float().numpy().tobytes() for tensor in (song.conditions, context)))

@@ -11,6 +11,7 @@ import torch
 from woodshed.errors import UserError
 from woodshed.sampling.preview import Made, Preview, Words, encode_lines, song_words
 from woodshed.sampling.recipes import Playback, playback_of
+from woodshed.training.averaging import Averaging
 from woodshed.training.bypass import listening, without_adapter
 from woodshed.training.checkpoint import BEST
 from woodshed.training.events import Event, Notice, SampleMade, Saved
@@ -55,13 +56,19 @@ class Between:
         self._run, self._words = run, words
         self._preview: Preview | None = None
         self._validation: Validation | None = None
+        self._averaging: Averaging | None = None
         if run.preflight.held_out is not None:
             self._validation = Validation(run, dict(run.validated))
             if run.settings.keep_best and not (run.settings.output_dir / BEST).is_dir():
-                self._validation.memory = Memory(last_epoch=self._validation.memory.last_epoch)
+                known = self._validation.memory
+                self._validation.memory = Memory(last_epoch=known.last_epoch, kept=known.kept)
+            if run.settings.average_best:
+                self._averaging = Averaging(run, self._validation)
 
     def begin(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Play the base model, and make up for what the run that is continued left out when it was stopped."""
+        if self._averaging is not None:
+            yield from self._averaging.begin()
         if self._words:
             yield from self._open(should_stop)
         if self._run.epochs_done and not self._run.position.steps_in_epoch:
@@ -75,6 +82,8 @@ class Between:
         if validation is None or not validation.is_due(run.epochs_done):
             return
         found, said = validation.measure(run.epochs_done)
+        if self._averaging is not None:
+            self._averaging.take(run.epochs_done, found.loss)
         run.validated = validation.state()
         yield found
         yield from map(Notice, said)
@@ -87,6 +96,11 @@ class Between:
                 f"{validation.memory.best_epoch} in {validation.memory.since_best} validations (--early-stop "
                 f"{run.settings.early_stop})."
             )
+
+    def finish(self) -> Iterator[Event]:
+        """Average the best epochs of a run that took its last step, if that is wanted."""
+        if self._averaging is not None:
+            yield from self._averaging.finish()
 
     def listen(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Make samples if it is time."""

@@ -24,6 +24,7 @@ from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
+from woodshed.training.holdout import FRAMES_PER_SECOND
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.preflight import Preflight, check
 from woodshed.training.randomness import derive_seed, draw_for_songs
@@ -31,7 +32,6 @@ from woodshed.training.resume_point import Position
 from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
 from woodshed.training.schedules import learning_rate_factor
 
-FRAMES_PER_SECOND = 25  # latent frames: 48,000 samples / 1,920 per frame
 SMALLEST_LOSS_SCALE = 1.0  # below it, float16 gradients overflow although nothing is scaled up any more
 
 
@@ -216,6 +216,7 @@ def _epochs(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iter
         if should_stop():
             return
         yield from between.listen(should_stop)
+    yield from between.finish()
 
 
 def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -270,7 +271,7 @@ def _started(run: Run) -> Started:
         model=run.preflight.checkpoint.name,
         device=describe_device(run.device),
         precision=precision_name(run.preflight.dtype),
-        songs=run.plan.songs,
+        songs=run.preflight.songs,
         modules=len(run.adapter.modules),
         trainable_parameters=sum(parameter.numel() for parameter in run.parameters),
         epochs=run.settings.epochs,

@@ -72,6 +72,11 @@ class Preflight:
     resume: ResumePoint | None
     notices: tuple[str, ...]
 
+    @property
+    def songs(self) -> int:
+        """How many songs train, wholly or in pieces."""
+        return len(set(self.dataset.files))
+
 
 def check(settings: TrainSettings) -> Preflight:
     """Look at device, model, dataset, targets, optional packages, output folder and resume point.
@@ -165,7 +170,7 @@ def _open_songs(settings: TrainSettings, checkpoint: Checkpoint, digest: str, re
         fingerprint=digest,
         model=checkpoint.name,
     )
-    before = resume.held_out if resume is not None and resume.held_out else None
+    before = None if resume is None else resume.held_out
     return split_songs(dataset, settings.validation_share, settings.seed, before)
 
 

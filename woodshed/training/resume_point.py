@@ -37,6 +37,7 @@ MAY_CHANGE_SILENTLY = (
     "log_every",
     "keep_last",
     "keep_best",
+    "average_best",
     "log_dir",
     "log_heavy_every",
     "sample_every_n_epochs",

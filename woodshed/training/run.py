@@ -127,8 +127,8 @@ class Run:
                 usual.steps if settings.num_inference_steps == "auto" else settings.num_inference_steps
             ),
             "custom_tag": self.preflight.dataset.custom_tag,
-            "songs": self.plan.songs,
-            "dataset_digest": _digest_of(self.preflight.dataset.names),
+            "songs": self.preflight.songs,
+            "dataset_digest": _digest_of([path.stem for path in dict.fromkeys(self.preflight.dataset.files)]),
             "epochs": self.position.epoch if self.position.steps_in_epoch else self.position.epoch - 1,
             "steps": self.position.step,
             "settings": settings.model_dump(mode="json", include=set(_RECIPE) - rules.inert(settings).keys()),
