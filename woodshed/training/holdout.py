@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from woodshed.data.dataset import SongDataset
 from woodshed.training.passages import LEAST, choose_passages, cut, recall_passages
@@ -19,6 +20,12 @@ class Split:
     training: SongDataset
     held_out: SongDataset | None  # None where nothing is
     notices: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every song's file, once."""
+        held_out = () if self.held_out is None else self.held_out.files
+        return tuple(dict.fromkeys((*self.training.files, *held_out)))
 
     @property
     def held_out_names(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from woodshed.sampling.preview import PreviewPlan, plan_preview
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import find_resume_point
+from woodshed.training.from_estimate import estimate_notices
 from woodshed.training.holdout import Split, split_songs
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.resume_point import Position, ResumePoint
@@ -112,12 +113,14 @@ def check(settings: TrainSettings) -> Preflight:
     if resume is not None and targets is not None:
         with collecting(problems):
             _refuse_other_targets(resume, settings, targets)
+    if targets is not None and songs is not None and settings.targets_from is not None:
+        start_notices += estimate_notices(settings.targets_from, model=checkpoint.name, files=songs.files)
     if targets is not None:
         with collecting(problems):
             adapter_parameters = count_parameters(targets, settings)
         with collecting(problems):
             if settings.init_from is not None and resume is None and checkpoint is not None:
-                start_notices = check_start(read_adapter(settings.init_from), targets, settings)
+                start_notices += check_start(read_adapter(settings.init_from), targets, settings)
     if problems:
         raise UserError(*problems)
     assert device is not None
