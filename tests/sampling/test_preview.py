@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -59,6 +60,10 @@ def settings_for(tmp_path, checkpoint_root):
     return build
 
 
+def is_sample(event):
+    return isinstance(event, SampleMade)
+
+
 def adapter_bytes(folder):
     return (folder / "final" / "adapter_model.safetensors").read_bytes()
 
@@ -93,24 +98,67 @@ def test_the_page_holds_every_version_of_every_song_and_asks_nothing_of_the_net(
             assert (tmp_path / "out" / "samples" / sound["source"]).is_file()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), OSError("disk full"), UserError("No.")])
-def test_a_sample_that_fails_costs_the_samples_and_not_the_training(settings_for, tmp_path, monkeypatch, error):
+OUT = torch.OutOfMemoryError("CUDA out of memory")
+FAILURES = [
+    ("decode_latents", 3, OUT, {0}),  # of the first epoch's second sample: the base model's are there
+    ("sample_latents", 2, OUT, {0}),
+    ("sample_latents", 0, OUT, set()),
+    ("load_vae", 0, OUT, set()),
+    ("load_text_encoder", 0, OUT, set()),
+    ("load_condition_encoder", 0, RuntimeError("MPS backend out of memory\nTried to allocate"), set()),
+    ("write_sound", 3, OSError(28, "No space left on device"), {0}),
+    ("write_page", 1, OSError(28, "No space left on device"), {0}),
+    ("write_page", 0, UserError("No."), set()),
+    ("sample_latents", 1, RuntimeError(), set()),
+]
+
+
+@pytest.mark.parametrize(("what", "when", "error", "epochs"), FAILURES, ids=str)
+def test_a_sample_that_fails_costs_the_samples_and_not_the_training(
+    settings_for, tmp_path, monkeypatch, what, when, error, epochs
+):
     calls = iter(range(100))
-    true_decode = preview.decode_latents
+    true_work = getattr(preview, what)
 
-    def decode(*arguments, **options):
-        if next(calls) == 3:  # the second sample of epoch 1
+    def work(*arguments, **options):
+        if next(calls) == when:
             raise error
-        return true_decode(*arguments, **options)
+        return true_work(*arguments, **options)
 
+    changes = {}
+    if "encoder" in what:
+        (tmp_path / "prompts.txt").write_text("one\ntwo", encoding="utf-8")
+        changes["sample_prompts"] = tmp_path / "prompts.txt"
     list(train(settings_for("without", sample_every_n_epochs=0)))
-    monkeypatch.setattr(preview, "decode_latents", decode)
-    events = list(train(settings_for("with")))
+    monkeypatch.setattr(preview, what, work)
+    events = list(train(settings_for("with", **changes)))
     (said,) = [e.text for e in events if isinstance(e, Notice) and "No more samples are made" in e.text]
-    assert "training goes on" in said
-    assert {e.epoch for e in events if isinstance(e, SampleMade)} == {0}
+    assert "training goes on: " in said
+    assert "\n" not in said
+    assert not said.endswith(": .")
+    assert {e.epoch for e in events if is_sample(e)} == epochs
     assert len([e for e in events if isinstance(e, StepDone)]) == 2
     assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no largest size on Windows")
+def test_a_disk_that_is_full_while_a_sample_is_written_leaves_no_half_file(settings_for, tmp_path):
+    """Really full: the system takes no file of more than a limit, which a sample exceeds and nothing else does."""
+    import resource
+    import signal
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        events = list(train(settings_for(epochs=1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    (said,) = [e.text for e in events if isinstance(e, Notice) and "No more samples are made" in e.text]
+    assert "File too large" in said or "No space" in said
+    assert not [path for path in (tmp_path / "out" / "samples").rglob("*") if path.is_file()]
+    assert (tmp_path / "out" / "final" / "adapter_model.safetensors").is_file()
 
 
 def test_the_vae_is_loaded_once_and_the_base_model_played_once(settings_for, tmp_path, monkeypatch):
@@ -151,10 +199,6 @@ def test_a_resume_that_samples_otherwise_plays_the_base_model_anew_and_compares_
     assert [event.epoch for event in made] == [0, 2, 3]  # the epoch it continues from is heard again too
     (song,) = rows_of(tmp_path / "out")
     assert [sound["label"] for sound in song["sounds"]] == ["base model", "epoch 2", "epoch 3"]
-
-
-def is_sample(event):
-    return isinstance(event, SampleMade)
 
 
 def test_samples_from_beyond_the_checkpoint_that_a_run_goes_back_to_are_set_aside(settings_for, tmp_path):

@@ -19,9 +19,10 @@ from woodshed.training.preflight import Preflight
 from woodshed.training.run import Run
 from woodshed.training.validation import Memory, Validation
 
-Failure = torch.OutOfMemoryError | UserError | OSError
-FAILURES = (torch.OutOfMemoryError, UserError, OSError)
-"""What costs a run its samples, but never its training."""
+Failure = RuntimeError | UserError | OSError
+FAILURES = (RuntimeError, UserError, OSError)
+"""What costs a run its samples, but never its training. On Apple's devices and in the libraries of CUDA, PyTorch has no
+other word for memory that ran out than RuntimeError."""
 
 
 def words_for(preflight: Preflight) -> tuple[list[Words], list[str]]:
@@ -40,7 +41,10 @@ def words_for(preflight: Preflight) -> tuple[list[Words], list[str]]:
 
 
 def _given_up(error: Failure) -> str:
-    reason = "the device ran out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error).rstrip(".")
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = "the device ran out of memory; --offload-encoder and shorter samples (--sample-seconds) take less"
+    else:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return f"No more samples are made, and training goes on: {reason}."
 
 

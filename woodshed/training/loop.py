@@ -317,6 +317,8 @@ def _out_of_memory_advice(preflight: Preflight) -> str:
     ways = []
     if not settings.gradient_checkpointing:
         ways.append("--gradient-checkpointing")
+    if settings.sample_every_n_epochs and not settings.offload_encoder:
+        ways.append("--offload-encoder")
     if settings.batch_size > 1:
         ways.append("--batch-size 1")
     if settings.adapter_type == "lora" and settings.rank > 1:
