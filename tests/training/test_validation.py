@@ -94,11 +94,12 @@ def test_a_run_with_songs_held_out_is_the_run_on_the_others_to_the_last_byte(set
 
 
 def test_of_few_short_songs_nothing_is_held_out_and_the_run_says_so(settings_for, dataset_dir, tmp_path):
-    (dataset_dir / "a.pt").unlink()
+    for name in "ab":
+        (dataset_dir / f"{name}.pt").unlink()
     events = list(train(settings_for("with", **HELD)))
     list(train(settings_for("without")))
     assert not [event for event in events if isinstance(event, Validated)]
-    assert any("fewer than 5 songs are too few" in event.text for event in events if isinstance(event, Notice))
+    assert any("fewer than 4 songs are too few" in event.text for event in events if isinstance(event, Notice))
     assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
 
 
@@ -136,12 +137,15 @@ def test_stopping_and_resuming_with_validation_and_samples_changes_nothing(setti
 def test_overfitting_is_named_and_the_best_checkpoint_is_the_one_before_it(settings_for, tmp_path, dataset_dir):
     """The held-out songs are the opposite of those that train: what these teach by heart is wrong for those."""
     common = {"dropout": 0, "cfg_ratio": 0, "learning_rate": 3e-2, "scheduler_type": "constant", "rank": 8}
-    common |= {"gradient_checkpointing": False, "gradient_accumulation": 3, "warmup_steps": 0, "keep_best": True}
+    common |= {"gradient_checkpointing": False, "gradient_accumulation": 2, "warmup_steps": 0, "keep_best": True}
     settings = settings_for(epochs=40, validation_share=0.5, validate_every_n_epochs=4, **common)
+    (dataset_dir / "e.pt").unlink()
+    split = check(settings)
+    assert (len(split.dataset), len(split.held_out)) == (2, 2)
     pattern = 2 * torch.randn(16, generator=torch.Generator().manual_seed(1))
     for path in dataset_dir.glob("*.pt"):
         sample = torch.load(path, weights_only=True)
-        sign = -1 if path.stem in check(settings).held_out.names else 1
+        sign = -1 if path.stem in split.held_out.names else 1
         sample["target_latents"] = sign * pattern.expand_as(sample["target_latents"]).clone()
         torch.save(sample, path)
     events = list(train(settings))

@@ -448,7 +448,7 @@ class CheckpointingSettings(Settings):
         0.0,
         "Validation share",
         "Part of the songs that is held out of training to measure what carries over to songs never trained on: at "
-        "most 32 songs, and of fewer than 5 songs such a part of each. 0 = off: everything trains.",
+        "most 32 songs, and of fewer than 4 songs such a part of each. 0 = off: everything trains.",
         why="See when a run begins to learn its songs by heart; 0.1 costs these songs and about a twelfth more time.",
         section="Validation",
         at_least=0,
