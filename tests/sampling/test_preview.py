@@ -12,12 +12,18 @@ from woodshed.data.audio import decode
 from woodshed.errors import UserError
 from woodshed.models.load import load_vae as true_load
 from woodshed.sampling import preview
+from woodshed.sampling.generate import encode_versions, encode_words, silent_context
+from woodshed.sampling.parts import Parts
+from woodshed.sampling.plan import prepare
+from woodshed.sampling.recipes import Playback
+from woodshed.sampling.sampler import draw_noise
 from woodshed.sampling.waveform import read_tags
 from woodshed.settings.resolve import Layer, resolve
-from woodshed.settings.schema import TrainSettings
-from woodshed.training.events import Notice, SampleMade, StepDone
+from woodshed.settings.schema import GenerateSettings, TrainSettings
+from woodshed.training.events import Notice, SampleMade, Saved, StepDone
 from woodshed.training.loop import train
 from woodshed.training.preflight import check
+from woodshed.training.run import load_run
 
 
 @pytest.fixture
@@ -254,7 +260,89 @@ def test_what_samples_lack_is_found_before_anything_is_loaded_all_at_once(settin
         check(settings_for(sample_prompts=tmp_path / "empty.txt"))
 
 
-def test_prompts_beyond_the_count_are_named(settings_for, tmp_path):
+def test_prompts_beyond_the_count_are_named_and_not_played(settings_for, tmp_path):
     (tmp_path / "three.txt").write_text("one\ntwo\nthree", encoding="utf-8")
-    said = check(settings_for(sample_prompts=tmp_path / "three.txt")).notices
-    assert any("--sample-count 3 plays all" in line for line in said)
+    found = check(settings_for(sample_prompts=tmp_path / "three.txt"))
+    assert any("--sample-count 3 plays all" in line for line in found.notices)
+    assert found.preview.lines == ("one", "two")
+
+
+def test_prompts_are_encoded_as_generate_encodes_them_with_the_datasets_tag_and_the_samples_length(
+    settings_for, tmp_path, checkpoint_root
+):
+    (tmp_path / "one.txt").write_text("warm funk\n", encoding="utf-8")
+    found = check(settings_for(sample_prompts=tmp_path / "one.txt", sample_seconds=2))
+    place = {"dtype": torch.float32, "device": torch.device("cpu")}
+    (words,) = preview.encode_lines(found.preview, found.checkpoint, tag="toybox", **place)
+    changes = {"prompt": "toybox, warm funk", "duration": 2, "output": tmp_path / "a.wav", "device": "cpu"}
+    values = {"checkpoint_dir": checkpoint_root, "model": "acestep-v15-base"} | changes
+    plan = prepare(resolve(GenerateSettings, [Layer("test", values)]).settings)
+    parts = Parts(plan)
+    encoded, _ = encode_words(plan, parts)
+    (conditions,) = encode_versions(plan, parts, encoded).values()
+    assert torch.equal(words.conditions, conditions[0])
+    assert torch.equal(words.context, silent_context(found.checkpoint, 50)[0])
+    (other,) = preview.encode_lines(found.preview, found.checkpoint, tag="", **place)
+    assert other.digest != words.digest
+    assert not torch.equal(other.conditions, words.conditions)
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_with_offload_the_vae_is_on_the_device_only_while_it_decodes(settings_for, tmp_path, monkeypatch, offload):
+    log = []
+
+    def load(*given, **how):
+        log.append(("loaded", str(how["device"])))
+        vae = true_load(*given, **how)
+        move = vae.to
+        vae.to = lambda where: log.append(("moved", str(where))) or move(where)
+        return vae
+
+    def decode_one(*given, **how):
+        log.append("decoded")
+        return true_decode(*given, **how)
+
+    true_decode = preview.decode_latents
+    monkeypatch.setattr(preview, "load_vae", load)
+    monkeypatch.setattr(preview, "decode_latents", decode_one)
+    run = load_run(check(settings_for(sample_count=1)))
+    plan, place = run.preflight.preview, {"dtype": torch.float32, "device": torch.device("cpu:0")}
+    made = preview.Preview(
+        plan,
+        preview.song_words(run.preflight.dataset, plan),
+        Playback(1.0, 1, 7.0),
+        checkpoint=run.preflight.checkpoint,
+        seed=1,
+        folder=tmp_path / "samples",
+        offload=offload,
+        **place,
+    ).make(run.decoder.eval(), run.null_condition, 0)
+    assert [one.path.name for one in made] == ["1-a-song.wav"]
+    if offload:
+        assert log == [("loaded", "cpu"), ("moved", "cpu:0"), "decoded", ("moved", "cpu")]
+    else:
+        assert log == [("loaded", "cpu:0"), "decoded"]
+
+
+def test_two_samples_have_noise_of_their_own_and_the_same_in_every_epoch(settings_for, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(preview, "draw_noise", lambda seed, *size: drawn.append(seed) or draw_noise(seed, *size))
+    list(train(settings_for(seed=5)))
+    assert drawn == [5, 6] * 3
+
+
+def test_who_asks_to_stop_is_not_kept_waiting_for_samples_which_the_resumed_run_makes(settings_for, tmp_path):
+    asked = []
+
+    def should_stop():
+        return bool(asked)
+
+    events = []
+    for event in train(settings_for(save_every=1), should_stop=should_stop):
+        events.append(event)
+        if isinstance(event, Saved) and event.kind == "checkpoint":
+            asked.append(1)  # between saving and listening
+    assert {event.epoch for event in events if is_sample(event)} == {0}
+    assert not (tmp_path / "out" / "samples" / "epoch-1").exists()
+    rest = [event for event in train(settings_for(resume_from="latest")) if is_sample(event)]
+    assert {event.epoch for event in rest} == {1, 2}

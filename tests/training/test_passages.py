@@ -1,5 +1,7 @@
 """Of few songs a passage each is kept from training: none of its frames is ever trained on."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -87,8 +89,8 @@ def test_no_frame_of_a_passage_is_ever_in_a_batch(settings_for):
 def test_the_run_says_what_is_held_out_and_measures_it(settings_for):
     events = list(train(settings_for(epochs=1, **HELD)))
     (said,) = [event.text for event in events if isinstance(event, Notice) and "Held out" in event.text]
-    for part in ("6 s from ", " s of a, 5 s from ", " s of b. Fewer than 4 songs", "two pieces"):
-        assert part in said
+    assert re.search(r"carries over: \d+ to \d+ s of a, \d+ to \d+ s of b\. Fewer than 4 songs", said)
+    assert "trains as two pieces" in said
     (started,) = [event for event in events if isinstance(event, Started)]
     assert (started.songs, started.steps_per_epoch) == (3, 3)  # five pieces, two at a time
     (found,) = [event for event in events if isinstance(event, Validated)]

@@ -77,7 +77,7 @@ def _split_passages(dataset: SongDataset, passages: Mapping[int, tuple[int, int]
         )
     training, held_out = cut(dataset, passages)
     places = [
-        f"{(stop - start) / FRAMES_PER_SECOND:.0f} s from {start / FRAMES_PER_SECOND:.0f} s of {dataset.names[index]}"
+        f"{start / FRAMES_PER_SECOND:.0f} to {stop / FRAMES_PER_SECOND:.0f} s of {dataset.names[index]}"
         for index, (start, stop) in passages.items()
     ]
     said = (
