@@ -119,9 +119,15 @@ FAILURES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def without():
+    """Bytes of the adapter of a run that makes no samples: trained once, whoever asks first."""
+    return {}
+
+
 @pytest.mark.parametrize(("what", "when", "error", "epochs"), FAILURES, ids=str)
 def test_a_sample_that_fails_costs_the_samples_and_not_the_training(
-    settings_for, tmp_path, monkeypatch, what, when, error, epochs
+    settings_for, tmp_path, monkeypatch, without, what, when, error, epochs
 ):
     calls = iter(range(100))
     true_work = getattr(preview, what)
@@ -135,7 +141,6 @@ def test_a_sample_that_fails_costs_the_samples_and_not_the_training(
     if "encoder" in what:
         (tmp_path / "prompts.txt").write_text("one\ntwo", encoding="utf-8")
         changes["sample_prompts"] = tmp_path / "prompts.txt"
-    list(train(settings_for("without", sample_every_n_epochs=0)))
     monkeypatch.setattr(preview, what, work)
     events = list(train(settings_for("with", **changes)))
     (said,) = [e.text for e in events if isinstance(e, Notice) and "No more samples are made" in e.text]
@@ -144,7 +149,14 @@ def test_a_sample_that_fails_costs_the_samples_and_not_the_training(
     assert not said.endswith(": .")
     assert {e.epoch for e in events if is_sample(e)} == epochs
     assert len([e for e in events if isinstance(e, StepDone)]) == 2
-    assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
+    if not without:
+        without["bytes"] = trained_without(settings_for, tmp_path)
+    assert adapter_bytes(tmp_path / "with") == without["bytes"]
+
+
+def trained_without(settings_for, tmp_path):
+    list(train(settings_for("without", sample_every_n_epochs=0)))
+    return adapter_bytes(tmp_path / "without")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no largest size on Windows")
@@ -185,9 +197,6 @@ def rows_of(folder):
 
 CHANGES = [
     ({"seed": 7}, {}),
-    ({"sample_seconds": 0.2}, {}),
-    ({"num_inference_steps": 3}, {}),
-    ({"precision": "bf16"}, {}),
     ({}, {"sample_prompts": "cold funk\nslow piano\n"}),
 ]
 
@@ -237,7 +246,7 @@ def test_a_file_of_the_same_name_that_is_no_sample_of_ours_is_made_anew(settings
     list(train(settings_for(save_every=1)))
     base = tmp_path / "out" / "samples" / "base" / "1-a-song.wav"
     whole = base.read_bytes()
-    for junk in (b"", b"RIFF", whole.replace(b'"words"', b'"wards"')):
+    for junk in (b"RIFF", whole.replace(b'"words"', b'"wards"')):
         base.write_bytes(junk)
         for folder in (tmp_path / "out").glob("checkpoint-epoch-3*"):
             shutil.rmtree(folder)
@@ -346,3 +355,31 @@ def test_who_asks_to_stop_is_not_kept_waiting_for_samples_which_the_resumed_run_
     assert not (tmp_path / "out" / "samples" / "epoch-1").exists()
     rest = [event for event in train(settings_for(resume_from="latest")) if is_sample(event)]
     assert {event.epoch for event in rest} == {1, 2}
+
+
+USUAL = Playback(1.0, 2, 7.0)
+
+
+def test_whatever_makes_a_sample_different_is_in_its_recipe(settings_for, tmp_path):
+    run = load_run(check(settings_for(sample_count=1)))
+    place = {"dtype": torch.float32, "device": torch.device("cpu"), "offload": False, "folder": tmp_path / "samples"}
+
+    def recipe(*, playback=USUAL, seed=1, dtype=torch.float32, **changes):
+        plan = check(settings_for(sample_count=1, **changes)).preview
+        words = preview.song_words(run.preflight.dataset, plan)
+        made = preview.Preview(
+            plan, words, playback, checkpoint=run.preflight.checkpoint, seed=seed, **place | {"dtype": dtype}
+        )
+        return json.dumps(made._recipe(1))
+
+    found = [
+        recipe(),
+        recipe(seed=2),
+        recipe(playback=Playback(2.0, 2, 7.0)),
+        recipe(playback=Playback(1.0, 3, 7.0)),
+        recipe(playback=Playback(1.0, 2, 6.0)),
+        recipe(dtype=torch.bfloat16),
+        recipe(sample_seconds=0.2),
+    ]
+    assert len(set(found)) == len(found)
+    assert recipe() == found[0]

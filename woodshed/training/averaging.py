@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from woodshed.adapters.files import save_adapter
+from woodshed.errors import UserError
 from woodshed.storage import save_tensors, whole_file
 from woodshed.training.events import Event, Notice, Saved
 from woodshed.training.run import Run
@@ -47,8 +48,8 @@ class Averaging:
         for epoch in lost:
             yield Notice(f"Epoch {epoch} takes no part in the average: {self._path(epoch)} is gone.")
 
-    def take(self, epoch: int, loss: float) -> None:
-        """Keep an epoch that was just measured, if it is among the best."""
+    def take(self, epoch: int, loss: float) -> Iterator[Event]:
+        """Keep an epoch that was just measured, if it is among the best and the disk has room for it."""
         run, memory = self._run, self._validation.memory
         if run.saved_step >= self._measured_step:  # else the newest checkpoint may still need what fell out since
             self._drop_others()
@@ -58,8 +59,12 @@ class Averaging:
         if (epoch, loss) in memory.kept:
             parameters = run.adapter.trainable_parameters()
             values = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
-            with whole_file(self._path(epoch)) as building:
-                save_tensors(building, values, {"format": "pt"})
+            try:
+                with whole_file(self._path(epoch)) as building:
+                    save_tensors(building, values, {"format": "pt"})
+            except OSError as error:
+                memory.kept.remove((epoch, loss))
+                yield Notice(f"Epoch {epoch} takes no part in the average: it cannot be written ({error}).")
 
     def finish(self) -> Iterator[Event]:
         """Average what is kept, measure it, and save it if it is better than the best epoch."""
@@ -71,22 +76,26 @@ class Averaging:
             return
         last = {name: value.detach().clone() for name, value in run.adapter.trainable_parameters().items()}
         try:
-            run.adapter.load_parameters(mean_of([self._path(epoch) for epoch in epochs]))
-            losses = self._validation.held_out_losses()
-            change, error = mean_difference(losses, memory.best_losses)
-            words = f"The average of epochs {', '.join(map(str, epochs))} has a held-out loss of {_mean(losses):.4f}"
-            folder = run.settings.output_dir / AVERAGE
-            if change < 0:
-                save_adapter(run.adapter, folder, {**run.recipe(), "averaged_epochs": epochs})
-                yield Saved(folder, AVERAGE, run.epochs_done, run.position.step)
-                yield Notice(f"{words}, {-change:.4f} (+- {error:.4f}) below that of epoch {memory.best_epoch}.")
-            else:
-                yield Notice(
-                    f"{words}, not lower than that of epoch {memory.best_epoch} ({memory.best_loss:.4f}), so it is not "
-                    "kept."
-                )
+            yield from self._try(epochs)
+        except (RuntimeError, OSError, UserError) as error:
+            yield Notice(f"No average is kept, and the run ends as without it: {str(error).splitlines()[0]}")
         finally:
             run.adapter.load_parameters(last)
+
+    def _try(self, epochs: Sequence[int]) -> Iterator[Event]:
+        memory, run = self._validation.memory, self._run
+        run.adapter.load_parameters(mean_of([self._path(epoch) for epoch in epochs]))
+        losses = self._validation.held_out_losses()
+        change, error = mean_difference(losses, memory.best_losses)
+        words = f"The average of epochs {', '.join(map(str, epochs))} has a held-out loss of {_mean(losses):.4f}"
+        if change < 0:
+            folder = run.settings.output_dir / AVERAGE
+            save_adapter(run.adapter, folder, {**run.recipe(), "averaged_epochs": list(epochs)})
+            yield Saved(folder, AVERAGE, run.epochs_done, run.position.step)
+            yield Notice(f"{words}, {-change:.4f} (+- {error:.4f}) below that of epoch {memory.best_epoch}.")
+        else:
+            best = f"{memory.best_epoch} ({memory.best_loss:.4f})"
+            yield Notice(f"{words}, not lower than that of epoch {best}, so it is not kept.")
 
     def _drop_others(self) -> None:
         """Delete what is not among the best any more."""

@@ -86,10 +86,10 @@ class Between:
         if validation is None or not validation.is_due(run.epochs_done):
             return
         found, said = validation.measure(run.epochs_done)
-        if self._averaging is not None:
-            self._averaging.take(run.epochs_done, found.loss)
+        kept = [] if self._averaging is None else list(self._averaging.take(run.epochs_done, found.loss))
         run.validated = validation.state()
         yield found
+        yield from kept
         yield from map(Notice, said)
         if found.is_best and run.settings.keep_best:
             yield Saved(run.save_best(), "best", run.epochs_done, run.position.step)
