@@ -190,6 +190,9 @@ def test_the_vae_is_loaded_once_and_the_base_model_played_once(settings_for, tmp
     assert (tmp_path / "out" / "samples" / "base" / "1-a-song.wav").stat().st_mtime_ns == before
 
 
+USUAL = Playback(1.0, 2, 7.0)
+
+
 def rows_of(folder):
     text = (folder / "samples" / "index.html").read_text(encoding="utf-8")
     return json.loads(re.search(r'application/json">(.*)</script>', text)[1])
@@ -333,6 +336,26 @@ def test_with_offload_the_vae_is_on_the_device_only_while_it_decodes(settings_fo
         assert log == [("loaded", "cpu:0"), "decoded"]
 
 
+def test_who_asks_to_stop_while_samples_are_made_waits_for_one_song_and_nothing_is_written(settings_for, tmp_path):
+    run = load_run(check(settings_for()))
+    plan = run.preflight.preview
+    made = preview.Preview(
+        plan,
+        preview.song_words(run.preflight.dataset, plan),
+        USUAL,
+        checkpoint=run.preflight.checkpoint,
+        seed=1,
+        folder=tmp_path / "samples",
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        offload=False,
+    )
+    asked = []
+    assert made.make(run.decoder.eval(), run.null_condition, 1, lambda: len(asked) or asked.append(1)) == []
+    assert asked == [1]
+    assert not (tmp_path / "samples").exists()
+
+
 def test_two_samples_have_noise_of_their_own_and_the_same_in_every_epoch(settings_for, monkeypatch):
     drawn = []
     monkeypatch.setattr(preview, "draw_noise", lambda seed, *size: drawn.append(seed) or draw_noise(seed, *size))
@@ -355,9 +378,6 @@ def test_who_asks_to_stop_is_not_kept_waiting_for_samples_which_the_resumed_run_
     assert not (tmp_path / "out" / "samples" / "epoch-1").exists()
     rest = [event for event in train(settings_for(resume_from="latest")) if is_sample(event)]
     assert {event.epoch for event in rest} == {1, 2}
-
-
-USUAL = Playback(1.0, 2, 7.0)
 
 
 def test_whatever_makes_a_sample_different_is_in_its_recipe(settings_for, tmp_path):
