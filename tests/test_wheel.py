@@ -24,6 +24,8 @@ def test_the_wheel_installs_into_an_empty_environment_and_its_command_runs(tmp_p
     # The dependencies come from this environment; the program itself must not.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
 
+    assert (site / "woodshed" / "sampling" / "page.html").is_file()
+
     def output_of(*words: str) -> str:
         done = subprocess.run([programs / "woodshed", *words], cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout

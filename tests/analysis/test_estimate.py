@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from woodshed.adapters.lora import attach_lora
 from woodshed.adapters.ranking import read_ranking
 from woodshed.analysis import objective
-from woodshed.analysis.estimate import dataset_digest, draw_batches, estimate, prepare, stratified_timesteps
+from woodshed.analysis.estimate import draw_batches, estimate, prepare, stratified_timesteps
 from woodshed.analysis.events import BatchDone, Finished, Started
 from woodshed.analysis.sensitivity import rank_correlation
 from woodshed.errors import UserError
@@ -182,15 +182,6 @@ def test_the_file_says_what_it_was_made_from(settings_for, dataset_dir):
     assert ranking == events[-1].ranking
     assert (ranking.model, ranking.dataset, ranking.songs) == ("acestep-v15-base", dataset_dir.name, 3)
     assert (ranking.batches, ranking.seed, ranking.top_k, len(ranking.entries)) == (8, 42, 5, 44)
-
-
-def test_the_datasets_digest_depends_on_its_songs(settings_for, dataset_dir, tmp_path):
-    folder = tmp_path / "other"
-    shutil.copytree(dataset_dir, folder)
-    digests = [dataset_digest(prepare(settings_for(dataset_dir=place)).dataset) for place in (dataset_dir, folder)]
-    assert digests[0] == digests[1]
-    (folder / "c.pt").unlink()
-    assert dataset_digest(prepare(settings_for(dataset_dir=folder)).dataset) != digests[0]
 
 
 def test_all_problems_come_at_once_and_no_model_is_loaded(settings_for, tmp_path, monkeypatch):

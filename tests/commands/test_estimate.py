@@ -69,3 +69,9 @@ def test_bad_input_exits_with_one_sentence_and_writes_nothing(run, tmp_path, wor
     assert (code, out) == (1, "")
     assert sentence in err
     assert not list(tmp_path.iterdir())
+
+
+def test_for_programs_the_ranking_is_all_that_is_printed(run, tmp_path):
+    code, out, err = run("estimate", "--estimate-batches", "2", "--output", "e.json", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "e.json").read_text())

@@ -76,3 +76,11 @@ def test_prompt_duration_and_output_are_required(run):
     code, _, err = run()
     assert code == 1
     assert [line.split(" is required")[0] for line in err.splitlines()] == ["prompt", "duration", "output"]
+
+
+def test_for_programs_the_files_are_all_that_is_printed(run, golden):
+    code, out, err = run(
+        *SHORT, "--output", "a.wav", "--json", "--compare", "--adapter", golden / "adapters" / "lora_r4"
+    )
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"base": "a-base.wav", "lora_r4": "a-lora_r4.wav"}

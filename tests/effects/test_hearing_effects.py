@@ -3,7 +3,7 @@
 import pytest
 
 from woodshed.data.audio import probe
-from woodshed.training.events import EpochDone, Saved, Started, Validated
+from woodshed.training.events import EpochDone, Notice, Saved, Started, Validated
 from woodshed.training.events import SampleMade as Made
 from woodshed.training.preflight import check as preflight
 
@@ -83,3 +83,21 @@ def test_sample_prompts_are_played_in_place_of_the_songs(bench):
     made = bench.events(Made, **changes)
     assert [event.title for event in made] == ["warm funk", "slow piano"] * 2
     assert made[0].path.read_bytes() != made[1].path.read_bytes()
+
+
+def test_sample_format_is_the_kind_of_file(bench):
+    for kind in ("wav", "flac"):
+        made = bench.events(Made, **SAMPLED | {"sample_format": kind, "epochs": 1})
+        assert [event.path.suffix for event in made] == [f".{kind}"] * 2
+
+
+def test_average_best_is_how_many_epochs_are_averaged_and_measured(six):
+    common = {"validation_share": 0.2, "validate_every_n_epochs": 1, "epochs": 3}
+    for count in (0, 2, 3):
+        events = six.events((Notice, Validated), average_best=count, **common)
+        ranked = sorted((event.loss, event.epoch) for event in events if isinstance(event, Validated))
+        best = ", ".join(map(str, sorted(epoch for _, epoch in ranked[:count])))
+        said = [event.text for event in events if isinstance(event, Notice) and event.text.startswith("The average")]
+        assert [text.split(" has a held-out loss of ")[0] for text in said] == (
+            [f"The average of epochs {best}"] if count else []
+        )

@@ -202,4 +202,5 @@ def test_validation_and_samples_are_lines(plain, tmp_path):
     sample = SampleMade(tmp_path / "a.wav", 2, 6, 1, "a", 48_000, 30.0)
     first, *_ = lines = plain([found, sample])
     assert first.startswith("epoch 2: held-out loss 0.9000 (best), -0.1000 +- 0.0100 against the base model;")
+    assert "training songs -0.3000, gap +0.2000 (1.5 s)" in "".join([first, *lines])
     assert "".join(lines).endswith(f"sample {tmp_path / 'a.wav'}")

@@ -6,6 +6,7 @@ import torch
 from woodshed.adapters.files import save_adapter
 from woodshed.adapters.lokr import LokrSettings, attach_lokr
 from woodshed.adapters.lora import attach_lora
+from woodshed.adapters.oft import attach_oft
 from woodshed.models.checkpoints import choose_model, find_checkpoints
 from woodshed.models.load import load_decoder
 from woodshed.settings.resolve import Layer, resolve
@@ -44,6 +45,8 @@ def adapter_of(checkpoint_root, tmp_path_factory):
         decoder = load_decoder(checkpoint, dtype=torch.float32, device="cpu")
         if family == "lora":
             adapter = attach_lora(decoder, TARGETS, rank=2, alpha=4, dropout=0.0, bias="none")
+        elif family == "oft":
+            adapter = attach_oft(decoder, TARGETS, block_size=8)
         else:
             switches = LOKR if family == "lokr" else LokrSettings(4, 4, 4, weight_decompose=True)
             adapter = attach_lokr(decoder, TARGETS, switches, bias="none")

@@ -201,8 +201,11 @@ def test_the_recipe_can_be_read_back_from_the_file(settings_for, adapter_of, tmp
     assert {key: recipe[key] for key in expected} == expected
 
 
-def test_words_that_do_not_fit_are_counted(settings_for):
-    said = [event.text for event in generate(settings_for(prompt="x" * 400)) if isinstance(event, Notice)]
+def test_words_that_do_not_fit_are_counted_once_however_many_versions_there_are(settings_for, adapter_of, monkeypatch):
+    monkeypatch.setattr(engine, "sample_version", lambda *_: iter(()))
+    monkeypatch.setattr(engine, "write_version", lambda *_: None)
+    settings = settings_for(prompt="x" * 400, adapter=adapter_of(), compare=True)
+    said = [event.text for event in generate(settings) if isinstance(event, Notice)]
     assert len(said) == 1
     assert said[0].startswith("prompt: ")
     assert "of which the model reads 256" in said[0]

@@ -2,19 +2,28 @@
 
 import json
 import re
+import shutil
+import sys
 
 import pytest
 import torch
 
+from woodshed.data.audio import decode
 from woodshed.errors import UserError
 from woodshed.models.load import load_vae as true_load
 from woodshed.sampling import preview
-from woodshed.sampling.page import write_page
+from woodshed.sampling.generate import encode_versions, encode_words, silent_context
+from woodshed.sampling.parts import Parts
+from woodshed.sampling.plan import prepare
+from woodshed.sampling.recipes import Playback
+from woodshed.sampling.sampler import draw_noise
+from woodshed.sampling.waveform import read_tags
 from woodshed.settings.resolve import Layer, resolve
-from woodshed.settings.schema import TrainSettings
-from woodshed.training.events import Notice, SampleMade, StepDone
+from woodshed.settings.schema import GenerateSettings, TrainSettings
+from woodshed.training.events import Notice, SampleMade, Saved, StepDone
 from woodshed.training.loop import train
 from woodshed.training.preflight import check
+from woodshed.training.run import load_run
 
 
 @pytest.fixture
@@ -57,6 +66,10 @@ def settings_for(tmp_path, checkpoint_root):
     return build
 
 
+def is_sample(event):
+    return isinstance(event, SampleMade)
+
+
 def adapter_bytes(folder):
     return (folder / "final" / "adapter_model.safetensors").read_bytes()
 
@@ -82,8 +95,8 @@ def test_an_adapter_that_learns_nothing_sounds_like_the_base_model(settings_for)
 def test_the_page_holds_every_version_of_every_song_and_asks_nothing_of_the_net(settings_for, tmp_path):
     list(train(settings_for()))
     text = (tmp_path / "out" / "samples" / "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|//\w|<link|@import|src=.http", text)
-    rows = json.loads(re.search(r"const rows = (.*);", text)[1])
+    assert "https:" not in text
+    rows = json.loads(re.search(r'application/json">(.*)</script>', text)[1])
     assert [row["title"] for row in rows] == ["a song", "b"]
     for row in rows:
         assert [sound["label"] for sound in row["sounds"]] == ["base model", "epoch 1", "epoch 2"]
@@ -91,34 +104,79 @@ def test_the_page_holds_every_version_of_every_song_and_asks_nothing_of_the_net(
             assert (tmp_path / "out" / "samples" / sound["source"]).is_file()
 
 
-def test_a_title_cannot_end_the_script_and_a_later_epoch_of_an_older_run_is_left_out(tmp_path):
-    for version in ("base", "epoch-2", "epoch-10", "epoch-30"):
-        (tmp_path / version).mkdir()
-        (tmp_path / version / "1-x.wav").touch()
-    write_page(tmp_path, {"1-x.wav": "</script><script>alert(1)"}, 10)
-    text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert text.count("</script>") == 1
-    assert re.findall(r'"label": "([^"]+)"', text) == ["base model", "epoch 2", "epoch 10"]
+OUT = torch.OutOfMemoryError("CUDA out of memory")
+FAILURES = [
+    ("decode_latents", 3, OUT, {0}),  # of the first epoch's second sample: the base model's are there
+    ("sample_latents", 2, OUT, {0}),
+    ("sample_latents", 0, OUT, set()),
+    ("load_vae", 0, OUT, set()),
+    ("load_text_encoder", 0, OUT, set()),
+    ("load_condition_encoder", 0, RuntimeError("MPS backend out of memory\nTried to allocate"), set()),
+    ("write_sound", 3, OSError(28, "No space left on device"), {0}),
+    ("write_page", 1, OSError(28, "No space left on device"), {0}),
+    ("write_page", 0, UserError("No."), set()),
+    ("sample_latents", 1, RuntimeError(), set()),
+]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), OSError("disk full"), UserError("No.")])
-def test_a_sample_that_fails_costs_the_samples_and_not_the_training(settings_for, tmp_path, monkeypatch, error):
+@pytest.fixture(scope="module")
+def without():
+    """Bytes of the adapter of a run that makes no samples: trained once, whoever asks first."""
+    return {}
+
+
+@pytest.mark.parametrize(("what", "when", "error", "epochs"), FAILURES, ids=str)
+def test_a_sample_that_fails_costs_the_samples_and_not_the_training(
+    settings_for, tmp_path, monkeypatch, without, what, when, error, epochs
+):
     calls = iter(range(100))
-    true_decode = preview.decode_latents
+    true_work = getattr(preview, what)
 
-    def decode(*arguments, **options):
-        if next(calls) == 3:  # the second sample of epoch 1
+    def work(*arguments, **options):
+        if next(calls) == when:
             raise error
-        return true_decode(*arguments, **options)
+        return true_work(*arguments, **options)
 
-    list(train(settings_for("without", sample_every_n_epochs=0)))
-    monkeypatch.setattr(preview, "decode_latents", decode)
-    events = list(train(settings_for("with")))
+    changes = {}
+    if "encoder" in what:
+        (tmp_path / "prompts.txt").write_text("one\ntwo", encoding="utf-8")
+        changes["sample_prompts"] = tmp_path / "prompts.txt"
+    monkeypatch.setattr(preview, what, work)
+    events = list(train(settings_for("with", **changes)))
     (said,) = [e.text for e in events if isinstance(e, Notice) and "No more samples are made" in e.text]
-    assert "training goes on" in said
-    assert {e.epoch for e in events if isinstance(e, SampleMade)} == {0}
+    assert "training goes on: " in said
+    assert "\n" not in said
+    assert not said.endswith(": .")
+    assert {e.epoch for e in events if is_sample(e)} == epochs
     assert len([e for e in events if isinstance(e, StepDone)]) == 2
-    assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
+    if not without:
+        without["bytes"] = trained_without(settings_for, tmp_path)
+    assert adapter_bytes(tmp_path / "with") == without["bytes"]
+
+
+def trained_without(settings_for, tmp_path):
+    list(train(settings_for("without", sample_every_n_epochs=0)))
+    return adapter_bytes(tmp_path / "without")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no largest size on Windows")
+def test_a_disk_that_is_full_while_a_sample_is_written_leaves_no_half_file(settings_for, tmp_path):
+    """Really full: the system takes no file of more than a limit, which a sample exceeds and nothing else does."""
+    import resource
+    import signal
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        events = list(train(settings_for(epochs=1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    (said,) = [e.text for e in events if isinstance(e, Notice) and "No more samples are made" in e.text]
+    assert "File too large" in said or "No space" in said
+    assert not [path for path in (tmp_path / "out" / "samples").rglob("*") if path.is_file()]
+    assert (tmp_path / "out" / "final" / "adapter_model.safetensors").is_file()
 
 
 def test_the_vae_is_loaded_once_and_the_base_model_played_once(settings_for, tmp_path, monkeypatch):
@@ -130,6 +188,74 @@ def test_the_vae_is_loaded_once_and_the_base_model_played_once(settings_for, tmp
     made = [e for e in train(settings_for(epochs=3, resume_from="latest")) if isinstance(e, SampleMade)]
     assert {event.epoch for event in made} == {3}
     assert (tmp_path / "out" / "samples" / "base" / "1-a-song.wav").stat().st_mtime_ns == before
+
+
+USUAL = Playback(1.0, 2, 7.0)
+
+
+def rows_of(folder):
+    text = (folder / "samples" / "index.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'application/json">(.*)</script>', text)[1])
+
+
+CHANGES = [
+    ({"seed": 7}, {}),
+    ({}, {"sample_prompts": "cold funk\nslow piano\n"}),
+]
+
+
+@pytest.mark.parametrize(("changes", "file"), CHANGES, ids=str)
+def test_a_resume_that_samples_otherwise_plays_the_base_model_anew_and_compares_with_nothing_older(
+    settings_for, tmp_path, changes, file
+):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("warm funk\nslow piano\n", encoding="utf-8")
+    common = {"sample_prompts": prompts, "sample_count": 1, "save_every": 1}
+    list(train(settings_for(**common)))
+    prompts.write_text(file.get("sample_prompts", "warm funk\nslow piano\n"), encoding="utf-8")
+    made = [e for e in train(settings_for(**common, epochs=3, resume_from="latest", **changes)) if is_sample(e)]
+    assert [event.epoch for event in made] == [0, 2, 3]  # the epoch it continues from is heard again too
+    (song,) = rows_of(tmp_path / "out")
+    assert [sound["label"] for sound in song["sounds"]] == ["base model", "epoch 2", "epoch 3"]
+
+
+def test_samples_from_beyond_the_checkpoint_that_a_run_goes_back_to_are_set_aside(settings_for, tmp_path):
+    list(train(settings_for(save_every=1, epochs=3)))
+    events = list(train(settings_for(epochs=4, resume_from=tmp_path / "out" / "checkpoint-epoch-1")))
+    said = [event.text for event in events if isinstance(event, Notice) and "made after where" in event.text]
+    assert len(said) == 2
+    folder = tmp_path / "out" / "samples"
+    assert {path.name for path in folder.glob("epoch-*")} == (
+        {f"epoch-{number}" for number in range(1, 5)} | {f"epoch-{number}-superseded-1" for number in (2, 3)}
+    )
+    assert len(rows_of(tmp_path / "out")[0]["sounds"]) == 5
+
+
+def test_a_sample_says_what_made_it_and_may_be_flac(settings_for):
+    made = [e for e in train(settings_for(sample_format="flac", epochs=1)) if is_sample(e)]
+    wav = [e for e in train(settings_for("wav", epochs=1)) if is_sample(e)]
+    assert {event.path.suffix for event in made} == {".flac"}
+    for one, other in zip(made, wav, strict=True):
+        assert torch.equal(decode(one.path), decode(other.path))
+        assert read_tags(one.path) | {"encoder": ""} == read_tags(other.path) | {"encoder": ""}
+    tags = read_tags(made[-1].path)
+    assert tags["title"] == "b (epoch 1)"
+    recipe = json.loads(tags["comment"])
+    assert (recipe["model"], recipe["epoch"], recipe["seed"]) == ("acestep-v15-base", 1, 43)
+    assert (recipe["steps"], recipe["shift"], recipe["guidance"]) == (2, 1.0, 7.0)
+
+
+def test_a_file_of_the_same_name_that_is_no_sample_of_ours_is_made_anew(settings_for, tmp_path):
+    list(train(settings_for(save_every=1)))
+    base = tmp_path / "out" / "samples" / "base" / "1-a-song.wav"
+    whole = base.read_bytes()
+    for junk in (b"RIFF", whole.replace(b'"words"', b'"wards"')):
+        base.write_bytes(junk)
+        for folder in (tmp_path / "out").glob("checkpoint-epoch-3*"):
+            shutil.rmtree(folder)
+        made = [e for e in train(settings_for(epochs=3, resume_from="latest", save_every=0)) if is_sample(e)]
+        assert [event.epoch for event in made] == [0, 0, 3, 3]
+        assert base.read_bytes() == whole
 
 
 def test_what_samples_lack_is_found_before_anything_is_loaded_all_at_once(settings_for, tmp_path, checkpoint_root):
@@ -146,7 +272,134 @@ def test_what_samples_lack_is_found_before_anything_is_loaded_all_at_once(settin
         check(settings_for(sample_prompts=tmp_path / "empty.txt"))
 
 
-def test_prompts_beyond_the_count_are_named(settings_for, tmp_path):
+def test_prompts_beyond_the_count_are_named_and_not_played(settings_for, tmp_path):
     (tmp_path / "three.txt").write_text("one\ntwo\nthree", encoding="utf-8")
-    said = check(settings_for(sample_prompts=tmp_path / "three.txt")).notices
-    assert any("--sample-count 3 plays all" in line for line in said)
+    found = check(settings_for(sample_prompts=tmp_path / "three.txt"))
+    assert any("--sample-count 3 plays all" in line for line in found.notices)
+    assert found.preview.lines == ("one", "two")
+
+
+def test_prompts_are_encoded_as_generate_encodes_them_with_the_datasets_tag_and_the_samples_length(
+    settings_for, tmp_path, checkpoint_root
+):
+    (tmp_path / "one.txt").write_text("warm funk\n", encoding="utf-8")
+    found = check(settings_for(sample_prompts=tmp_path / "one.txt", sample_seconds=2))
+    place = {"dtype": torch.float32, "device": torch.device("cpu")}
+    (words,) = preview.encode_lines(found.preview, found.checkpoint, tag="toybox", **place)
+    changes = {"prompt": "toybox, warm funk", "duration": 2, "output": tmp_path / "a.wav", "device": "cpu"}
+    values = {"checkpoint_dir": checkpoint_root, "model": "acestep-v15-base"} | changes
+    plan = prepare(resolve(GenerateSettings, [Layer("test", values)]).settings)
+    parts = Parts(plan)
+    encoded, _ = encode_words(plan, parts)
+    (conditions,) = encode_versions(plan, parts, encoded).values()
+    assert torch.equal(words.conditions, conditions[0])
+    assert torch.equal(words.context, silent_context(found.checkpoint, 50)[0])
+    (other,) = preview.encode_lines(found.preview, found.checkpoint, tag="", **place)
+    assert other.digest != words.digest
+    assert not torch.equal(other.conditions, words.conditions)
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_with_offload_the_vae_is_on_the_device_only_while_it_decodes(settings_for, tmp_path, monkeypatch, offload):
+    log = []
+
+    def load(*given, **how):
+        log.append(("loaded", str(how["device"])))
+        vae = true_load(*given, **how)
+        move = vae.to
+        vae.to = lambda where: log.append(("moved", str(where))) or move(where)
+        return vae
+
+    def decode_one(*given, **how):
+        log.append("decoded")
+        return true_decode(*given, **how)
+
+    true_decode = preview.decode_latents
+    monkeypatch.setattr(preview, "load_vae", load)
+    monkeypatch.setattr(preview, "decode_latents", decode_one)
+    run = load_run(check(settings_for(sample_count=1)))
+    plan, place = run.preflight.preview, {"dtype": torch.float32, "device": torch.device("cpu:0")}
+    made = preview.Preview(
+        plan,
+        preview.song_words(run.preflight.dataset, plan),
+        Playback(1.0, 1, 7.0),
+        checkpoint=run.preflight.checkpoint,
+        seed=1,
+        folder=tmp_path / "samples",
+        offload=offload,
+        **place,
+    ).make(run.decoder.eval(), run.null_condition, 0)
+    assert [one.path.name for one in made] == ["1-a-song.wav"]
+    if offload:
+        assert log == [("loaded", "cpu"), ("moved", "cpu:0"), "decoded", ("moved", "cpu")]
+    else:
+        assert log == [("loaded", "cpu:0"), "decoded"]
+
+
+def test_who_asks_to_stop_while_samples_are_made_waits_for_one_song_and_nothing_is_written(settings_for, tmp_path):
+    run = load_run(check(settings_for()))
+    plan = run.preflight.preview
+    made = preview.Preview(
+        plan,
+        preview.song_words(run.preflight.dataset, plan),
+        USUAL,
+        checkpoint=run.preflight.checkpoint,
+        seed=1,
+        folder=tmp_path / "samples",
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        offload=False,
+    )
+    asked = []
+    assert made.make(run.decoder.eval(), run.null_condition, 1, lambda: len(asked) or asked.append(1)) == []
+    assert asked == [1]
+    assert not (tmp_path / "samples").exists()
+
+
+def test_two_samples_have_noise_of_their_own_and_the_same_in_every_epoch(settings_for, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(preview, "draw_noise", lambda seed, *size: drawn.append(seed) or draw_noise(seed, *size))
+    list(train(settings_for(seed=5)))
+    assert drawn == [5, 6] * 3
+
+
+def test_who_asks_to_stop_is_not_kept_waiting_for_samples_which_the_resumed_run_makes(settings_for, tmp_path):
+    asked = []
+
+    def should_stop():
+        return bool(asked)
+
+    events = []
+    for event in train(settings_for(save_every=1), should_stop=should_stop):
+        events.append(event)
+        if isinstance(event, Saved) and event.kind == "checkpoint":
+            asked.append(1)  # between saving and listening
+    assert {event.epoch for event in events if is_sample(event)} == {0}
+    assert not (tmp_path / "out" / "samples" / "epoch-1").exists()
+    rest = [event for event in train(settings_for(resume_from="latest")) if is_sample(event)]
+    assert {event.epoch for event in rest} == {1, 2}
+
+
+def test_whatever_makes_a_sample_different_is_in_its_recipe(settings_for, tmp_path):
+    run = load_run(check(settings_for(sample_count=1)))
+    place = {"dtype": torch.float32, "device": torch.device("cpu"), "offload": False, "folder": tmp_path / "samples"}
+
+    def recipe(*, playback=USUAL, seed=1, dtype=torch.float32, **changes):
+        plan = check(settings_for(sample_count=1, **changes)).preview
+        words = preview.song_words(run.preflight.dataset, plan)
+        made = preview.Preview(
+            plan, words, playback, checkpoint=run.preflight.checkpoint, seed=seed, **place | {"dtype": dtype}
+        )
+        return json.dumps(made._recipe(1))
+
+    found = [
+        recipe(),
+        recipe(seed=2),
+        recipe(playback=Playback(2.0, 2, 7.0)),
+        recipe(playback=Playback(1.0, 3, 7.0)),
+        recipe(playback=Playback(1.0, 2, 6.0)),
+        recipe(dtype=torch.bfloat16),
+        recipe(sample_seconds=0.2),
+    ]
+    assert len(set(found)) == len(found)
+    assert recipe() == found[0]

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from woodshed.adapters.ranking import Entry, Ranking
+from woodshed.data.identity import dataset_digest
 from woodshed.errors import UserError
 from woodshed.settings import rules
 from woodshed.training.events import Notice, Saved
@@ -106,3 +107,30 @@ def test_the_recipe_does_not_name_targets_that_had_no_effect(settings_for, estim
     assert b"learning_rate" in header
     assert b"target_modules" not in header
     assert json.loads((saved / "adapter_config.json").read_text())["target_modules"] == [NAMES[1], NAMES[0]]
+
+
+def test_an_estimate_of_other_songs_another_model_or_mostly_chance_is_pointed_out(settings_for, estimate, dataset_dir):
+    digest = dataset_digest(list(dataset_dir.glob("*.pt")))
+    true = {"dataset_digest": digest, "model": "acestep-v15-base"}
+
+    def said(**changes):
+        settings = settings_for(targets_from=estimate(**true | changes), validation_share=0.4)
+        return [line for line in check(settings).notices if "estimate.json" in line]
+
+    assert said() == []
+    (other,) = said(dataset_digest="another", dataset="jazz", songs=7)
+    assert "was made from another dataset (jazz, 7 songs), or this one has changed since" in other
+    (tuned,) = said(model="my-tune")
+    assert "was made with my-tune, and this run trains acestep-v15-base" in tuned
+    (chance,) = said(half_correlation=0.5, batches=8)
+    assert "rank alike by 0.50 only" in chance
+    assert "--estimate-batches 32" in chance
+    (none,) = said(half_correlation=None)
+    assert "rank alike not at all" in none
+    (dataset_dir / "a.pt").unlink()
+    assert len(said()) == 1
+
+
+def test_a_bad_estimate_is_one_problem_beside_the_others(settings_for, tmp_path):
+    found = problems_of(settings_for(targets_from=tmp_path / "none.json", dataset_dir=tmp_path / "nowhere"))
+    assert len(found) == 2

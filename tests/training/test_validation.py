@@ -2,17 +2,21 @@
 
 import math
 import statistics
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from woodshed.errors import UserError
+from woodshed.training import validation
 from woodshed.training.bypass import listening
 from woodshed.training.checkpoint import read_resume_point
 from woodshed.training.events import EpochDone, Notice, Saved, StepDone, Validated
 from woodshed.training.loop import take_step, train
 from woodshed.training.preflight import check
+from woodshed.training.randomness import derive_seed
 from woodshed.training.run import load_run
+from woodshed.training.timesteps import TURBO_TIMESTEPS, sample_timesteps
 from woodshed.training.validation import Memory, Validation, mean_difference, remember
 
 HELD = {"validation_share": 0.4, "validate_every_n_epochs": 1}
@@ -93,12 +97,13 @@ def test_a_run_with_songs_held_out_is_the_run_on_the_others_to_the_last_byte(set
     assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
 
 
-def test_of_few_songs_none_is_held_out_and_the_run_says_so(settings_for, dataset_dir, tmp_path):
-    (dataset_dir / "a.pt").unlink()
+def test_of_few_short_songs_nothing_is_held_out_and_the_run_says_so(settings_for, dataset_dir, tmp_path):
+    for name in "ab":
+        (dataset_dir / f"{name}.pt").unlink()
     events = list(train(settings_for("with", **HELD)))
     list(train(settings_for("without")))
     assert not [event for event in events if isinstance(event, Validated)]
-    assert any("there are only 4" in event.text for event in events if isinstance(event, Notice))
+    assert any("fewer than 4 songs are too few" in event.text for event in events if isinstance(event, Notice))
     assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
 
 
@@ -136,12 +141,15 @@ def test_stopping_and_resuming_with_validation_and_samples_changes_nothing(setti
 def test_overfitting_is_named_and_the_best_checkpoint_is_the_one_before_it(settings_for, tmp_path, dataset_dir):
     """The held-out songs are the opposite of those that train: what these teach by heart is wrong for those."""
     common = {"dropout": 0, "cfg_ratio": 0, "learning_rate": 3e-2, "scheduler_type": "constant", "rank": 8}
-    common |= {"gradient_checkpointing": False, "gradient_accumulation": 3, "warmup_steps": 0, "keep_best": True}
+    common |= {"gradient_checkpointing": False, "gradient_accumulation": 2, "warmup_steps": 0, "keep_best": True}
     settings = settings_for(epochs=40, validation_share=0.5, validate_every_n_epochs=4, **common)
+    (dataset_dir / "e.pt").unlink()
+    split = check(settings)
+    assert (len(split.dataset), len(split.held_out)) == (2, 2)
     pattern = 2 * torch.randn(16, generator=torch.Generator().manual_seed(1))
     for path in dataset_dir.glob("*.pt"):
         sample = torch.load(path, weights_only=True)
-        sign = -1 if path.stem in check(settings).held_out.names else 1
+        sign = -1 if path.stem in split.held_out.names else 1
         sample["target_latents"] = sign * pattern.expand_as(sample["target_latents"]).clone()
         torch.save(sample, path)
     events = list(train(settings))
@@ -190,3 +198,70 @@ def test_a_resume_holds_out_the_same_songs_though_seed_and_dataset_changed(setti
     again = check(settings_for(epochs=4, resume_from="latest", seed=5, **HELD))
     assert again.held_out.names == names
     assert len(again.dataset) == 11
+
+
+def test_the_levels_are_the_middles_of_eight_equal_parts_of_what_training_draws(settings_for):
+    run = load_run(check(settings_for(**HELD)))
+    levels = Validation(run, {})._levels()
+    drawn = sample_timesteps(
+        100_000,
+        mu=run.draw_rules.timestep_mu,
+        sigma=run.draw_rules.timestep_sigma,
+        generator=torch.Generator().manual_seed(1),
+    )
+    shares = [(drawn < level).float().mean().item() for level in levels]
+    assert shares == pytest.approx([(2 * part + 1) / 16 for part in range(8)], abs=0.01)
+    vanilla = load_run(check(settings_for("vanilla", mode="vanilla", **HELD)))
+    assert Validation(vanilla, {})._levels().tolist() == pytest.approx(TURBO_TIMESTEPS)
+
+
+def test_songs_meet_different_noise_and_so_do_levels_but_always_the_same(settings_for, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(validation, "derive_seed", lambda *parts: seeds.append(parts) or derive_seed(*parts))
+    run = load_run(check(settings_for(**HELD)))
+    Validation(run, {}).measure(1)
+    first = list(seeds)
+    assert len(set(first)) == 4 * 8  # two songs held out and two that train
+    assert len(first) == 2 * len(set(first))  # the base model and the adapter
+    Validation(run, {}).measure(1)
+    assert seeds[len(first) :] == first
+
+
+def test_the_base_model_is_measured_once_a_run(settings_for):
+    run = load_run(check(settings_for(**HELD)))
+    measuring, counted = Validation(run, {}), []
+    losses = measuring._losses
+    measuring._losses = lambda songs: counted.append(len(songs)) or losses(songs)
+    measuring.measure(1)
+    measuring.measure(2)
+    assert counted == [2] * 6
+
+
+def test_repeatable_kernels_are_asked_for_while_it_measures(settings_for, monkeypatch):
+    run, inside = load_run(check(settings_for(**HELD))), []
+    monkeypatch.setattr(validation, "repeatable", lambda: noting(inside))
+    Validation(run, {}).measure(1)
+    assert inside == ["begin", "end"]
+
+
+@contextmanager
+def noting(inside):
+    inside.append("begin")
+    yield
+    inside.append("end")
+
+
+def test_a_rise_within_the_scatter_raises_no_alarm():
+    memory = Memory()
+    held = [1.0, 1.5, 0.7, 1.2]
+    remember(memory, 1, held, 1.0)
+    for epoch in range(2, 6):
+        noisy = [value + step for value, step in zip(held, (0.4, -0.3, 0.2, -0.2), strict=True)]
+        assert remember(memory, epoch, noisy, 1.0 / epoch) == (False, [])
+    assert memory.since_best == 4
+
+
+def test_the_last_epoch_ends_a_run_without_calling_it_an_early_stop(settings_for):
+    events = list(train(settings_for(epochs=2, early_stop=1, learning_rate=1e-30, **HELD)))
+    assert not [event for event in events if isinstance(event, Notice) and "The run ends after" in event.text]
+    assert [event.epoch for event in events if isinstance(event, EpochDone)] == [1, 2]

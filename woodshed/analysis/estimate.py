@@ -6,7 +6,6 @@ that few batches cover it evenly; the two halves that are compared take every ot
 Letters: T latent frames, C latent channels, L condition tokens, E condition width.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from woodshed.analysis.sensitivity import (
 )
 from woodshed.data.batches import epoch_order
 from woodshed.data.dataset import Batch, SongDataset, collate, open_dataset
+from woodshed.data.identity import dataset_digest
 from woodshed.errors import UserError, collecting
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints, fingerprint
 from woodshed.models.devices import resolve_device, resolve_precision
@@ -197,7 +197,7 @@ def _ranking(work: Work, norms: dict[str, list[float]]) -> Ranking:
         model=work.checkpoint.name,
         fingerprint=work.fingerprint,
         dataset=settings.dataset_dir.name,
-        dataset_digest=dataset_digest(work.dataset),
+        dataset_digest=dataset_digest(work.dataset.files),
         songs=len(work.dataset),
         batches=settings.estimate_batches,
         seed=settings.seed,
@@ -210,14 +210,3 @@ def _ranking(work: Work, norms: dict[str, list[float]]) -> Ranking:
         ),
         entries=tuple(entries),
     )
-
-
-def dataset_digest(dataset: SongDataset) -> str:
-    """Return a digest that tells datasets apart without reading songs: by their names and sizes and by the manifest."""
-    known = hashlib.sha256()
-    for path in dataset.files:
-        known.update(f"{path.name}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
-    manifest = dataset.files[0].parent / "manifest.json"
-    if manifest.is_file():
-        known.update(manifest.read_bytes())
-    return known.hexdigest()

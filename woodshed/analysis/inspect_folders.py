@@ -15,7 +15,7 @@ from woodshed.errors import DataError, UserError
 from woodshed.sampling.waveform import read_tags
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import list_checkpoints
-from woodshed.training.loop import FRAMES_PER_SECOND
+from woodshed.training.holdout import FRAMES_PER_SECOND
 
 LOOKED_AT = 1000  # songs of a dataset whose files are opened
 LISTED = 20  # entries of an estimate; the file holds all

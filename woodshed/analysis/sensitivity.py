@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from woodshed.adapters.ranking import Entry
 from woodshed.adapters.targets import Shapes
 from woodshed.settings.schema import AttentionType, Granularity
+from woodshed.training.from_estimate import STABLE
 
 FORMULA = "mean over batches of |dL/dW| x sqrt(out / in): the first-order gain of one adapter step on this module"
 BLOCKS = ("self_attn", "cross_attn", "mlp")
 ENOUGH = 0.5  # of the whole response: what `auto` takes
 CLEARLY = 2 / 3  # of the attention's response in one kind of attention: then the other kind hardly matters
 MOST = 0.8  # of the chosen response: the projections that are named
-STABLE = 0.8  # rank correlation of two halves above which a ranking is not chance
 
 
 def candidate_modules(shapes: Shapes) -> list[str]:

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from woodshed.commands.command import Command, add_run_file_flags, layers
+from woodshed.commands.command import Command, add_json_flag, add_run_file_flags, layers
 from woodshed.console import Terminal
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ def _build(parser: "Parser", show_all: bool) -> None:
     from woodshed.settings.schema import EstimateSettings
 
     add_run_file_flags(parser)
+    add_json_flag(parser)
     add_flags(parser, EstimateSettings, show_all=show_all)
 
 
@@ -24,9 +25,15 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
     settings = resolve(EstimateSettings, layers(arguments, EstimateSettings)).settings
     from woodshed.analysis.estimate import estimate
+    from woodshed.analysis.events import Finished
     from woodshed.monitor.estimation import watch_estimate
 
-    watch_estimate(estimate(settings), terminal)
+    if "json" not in arguments:
+        watch_estimate(estimate(settings), terminal)
+        return 0
+    *_, last = estimate(settings)
+    assert isinstance(last, Finished)
+    terminal.data(last.ranking.model_dump_json(indent=1))
     return 0
 
 

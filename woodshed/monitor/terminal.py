@@ -65,7 +65,7 @@ class TrainingView:
                 self._terminal.say(
                     f"epoch {event.epoch}: held-out loss {event.loss:.4f}{' (best)' if event.is_best else ''}, "
                     f"{event.change:+.4f} +- {event.error:.4f} against the base model; "
-                    f"training songs {event.train_change:+.4f}, gap {event.gap:+.4f}"
+                    f"training songs {event.train_change:+.4f}, gap {event.gap:+.4f} ({duration(event.seconds)})"
                 )
             case SampleMade():
                 self._terminal.say(f"sample {event.path}")

@@ -1,9 +1,11 @@
 """A page to listen to samples side by side: one file beside the sounds, which asks nothing of any server."""
 
 import html
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,6 +13,7 @@ from woodshed.storage import write_text
 
 BASE = "base"
 PAGE = "index.html"
+TITLE = "Samples while training"
 _EPOCH = re.compile(r"epoch-(\d+)")
 
 
@@ -26,13 +29,28 @@ def versions(folder: Path, last_epoch: int) -> dict[str, str]:
     return {BASE: "base model"} | {version_folder(epoch): f"epoch {epoch}" for epoch in epochs}
 
 
-def write_page(folder: Path, titles: Mapping[str, str], last_epoch: int) -> None:
+def set_aside_later(folder: Path, epoch: int) -> list[Path]:
+    """Rename the folders of later epochs, so that no page shows them; return their new names."""
+    renamed = []
+    for path in sorted(folder.glob("epoch-*")):
+        match = _EPOCH.fullmatch(path.name)
+        if match and int(match[1]) > epoch:
+            names = (path.with_name(f"{path.name}-superseded-{number}") for number in itertools.count(1))
+            renamed.append(path.rename(next(name for name in names if not name.exists())))
+    return renamed
+
+
+def write_page(
+    folder: Path, titles: Mapping[str, str], last_epoch: int, *, about: str, belongs: Callable[[Path], bool]
+) -> None:
     """Write the page for the samples that are there.
 
     Args:
         folder: with a folder for each version.
         titles: what each file is, by its name, which is the same in every version.
         last_epoch: later ones are from before the run went back to a checkpoint, and are left out.
+        about: what made the samples, for the head of the page.
+        belongs: tells whether a file can be compared with the others.
     """
     rows: list[dict[str, object]] = [
         {
@@ -40,85 +58,17 @@ def write_page(folder: Path, titles: Mapping[str, str], last_epoch: int) -> None
             "sounds": [
                 {"label": label, "source": quote(f"{version}/{name}")}
                 for version, label in versions(folder, last_epoch).items()
-                if (folder / version / name).is_file()
+                if belongs(folder / version / name)
             ],
         }
         for name, title in titles.items()
     ]
-    write_text(folder / PAGE, _page(rows))
+    write_text(folder / PAGE, _page([row for row in rows if row["sounds"]], about))
 
 
-def _page(rows: list[dict[str, object]]) -> str:
+def _page(rows: list[dict[str, object]], about: str) -> str:
+    template = files("woodshed.sampling").joinpath("page.html").read_text(encoding="utf-8")
     # "<" cannot end the script, nor begin anything else in it.
     data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")
-    return _TEMPLATE.replace("{{DATA}}", data).replace("{{TITLE}}", html.escape("Samples while training"))
-
-
-_TEMPLATE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{TITLE}}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
-  section { border-top: 1px solid #8884; padding: 0.5rem 0 1rem; }
-  figure { display: inline-block; margin: 0.5rem 1rem 0.5rem 0; }
-  figcaption { min-height: 1.5em; }
-  button { font: inherit; margin-right: 0.5rem; }
-</style>
-<h1>{{TITLE}}</h1>
-<p>The same words and the same noise each time: only the adapter differs.</p>
-<p><button id="blind">Listen blind</button><button id="reveal" hidden>Reveal the names</button></p>
-<div id="rows"></div>
-<noscript>This page needs JavaScript; the sounds lie in the folders beside it.</noscript>
-<script>
-  "use strict";
-  const rows = {{DATA}};
-  function shuffled(list) {
-    const copy = list.slice();
-    for (let i = copy.length - 1; i > 0; i--) {
-      const j = Math.floor(Math.random() * (i + 1));
-      [copy[i], copy[j]] = [copy[j], copy[i]];
-    }
-    return copy;
-  }
-  function add(parent, kind, text) {
-    const made = document.createElement(kind);
-    if (text) made.textContent = text;
-    parent.append(made);
-    return made;
-  }
-  function draw(blind) {
-    const place = document.getElementById("rows");
-    place.replaceChildren();
-    for (const row of rows) {
-      const section = add(place, "section");
-      add(section, "h2", row.title);
-      const sounds = blind ? shuffled(row.sounds) : row.sounds;
-      sounds.forEach((sound, index) => {
-        const figure = add(section, "figure");
-        const letter = "Version " + (index + 1);
-        const caption = add(figure, "figcaption", blind ? letter : sound.label);
-        caption.dataset.revealed = blind ? letter + ": " + sound.label : sound.label;
-        const audio = add(figure, "audio");
-        audio.controls = true;
-        audio.preload = "none";
-        audio.setAttribute("controlslist", "nodownload");
-        audio.src = sound.source;
-        audio.addEventListener("play", () => {
-          for (const other of document.querySelectorAll("audio")) if (other !== audio) other.pause();
-        });
-      });
-    }
-    document.getElementById("reveal").hidden = !blind;
-    document.getElementById("blind").textContent = blind ? "Shuffle again" : "Listen blind";
-  }
-  document.getElementById("blind").addEventListener("click", () => draw(true));
-  document.getElementById("reveal").addEventListener("click", () => {
-    for (const caption of document.querySelectorAll("figcaption")) caption.textContent = caption.dataset.revealed;
-    document.getElementById("reveal").hidden = true;
-  });
-  draw(false);
-</script>
-</html>
-"""
+    filled = {"TITLE": html.escape(TITLE), "ABOUT": html.escape(about), "DATA": data}
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: filled[match[1]], template)  # never in what was filled in

@@ -3,17 +3,21 @@
 Letters: T latent frames, C latent channels, L condition tokens, E condition width.
 """
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
+from woodshed import __version__
 from woodshed.data.conditioning import lyric_text, prompt_text
 from woodshed.data.dataset import SongDataset
 from woodshed.data.songs import TagPosition
@@ -24,11 +28,13 @@ from woodshed.models.decoder import Decoder
 from woodshed.models.encoders import encode_conditions
 from woodshed.models.load import load_condition_encoder, load_silence, load_text_encoder, load_vae
 from woodshed.sampling.generate import silent_context
-from woodshed.sampling.page import version_folder, write_page
+from woodshed.sampling.page import set_aside_later, version_folder, write_page
 from woodshed.sampling.recipes import Playback, with_tag
 from woodshed.sampling.sampler import Guidance, draw_noise, plan_timesteps, sample_latents
-from woodshed.sampling.waveform import decode_latents, write_sound
-from woodshed.settings.schema import TrainSettings
+from woodshed.sampling.waveform import decode_latents, read_tags, write_sound
+from woodshed.settings.schema import SoundFormat, TrainSettings
+
+_DIGEST = re.compile(r"-[0-9a-f]{8}$")  # what preprocessing puts behind the name of a song
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Words:
     title: str
     conditions: Tensor  # (L, E) on the CPU
     context: Tensor  # (T, 2 C) on the CPU
+    digest: str  # of what they come from: the same on every device
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class PreviewPlan:
     frames: int  # latent frames of the longest sample
     samples: int  # of sound in it
     sample_rate: int
+    format: SoundFormat
     notices: tuple[str, ...] = ()
 
 
@@ -97,7 +105,15 @@ def plan_preview(settings: TrainSettings, found: CheckpointRoot, checkpoint: Che
     frames = math.ceil(samples / math.prod(vae.downsampling_ratios))
     lines = lines[: settings.sample_count]
     return PreviewPlan(
-        found.require_vae(), text_encoder, lines, settings.sample_count, frames, samples, vae.sampling_rate, said
+        vae=found.require_vae(),
+        text_encoder=text_encoder,
+        lines=lines,
+        count=settings.sample_count,
+        frames=frames,
+        samples=samples,
+        sample_rate=vae.sampling_rate,
+        format=settings.sample_format,
+        notices=said,
     )
 
 
@@ -123,8 +139,17 @@ def song_words(dataset: SongDataset, plan: PreviewPlan) -> list[Words]:
     Raises:
         DataError: when a song cannot be read.
     """
-    songs = (dataset[index] for index in range(min(plan.count, len(dataset))))
-    return [Words(song.name, song.conditions, song.context[: plan.frames]) for song in songs]
+    found = []
+    for index in range(min(plan.count, len(set(dataset.files)))):  # no second piece of a song in pieces
+        song = dataset[index]
+        context = song.context[: plan.frames]
+        digest = _digest_of(*(tensor.float().numpy().tobytes() for tensor in (song.conditions, context)))
+        found.append(Words(_DIGEST.sub("", song.name), song.conditions, context, digest))
+    return found
+
+
+def _digest_of(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def encode_lines(
@@ -162,8 +187,13 @@ def encode_lines(
     reference = load_silence(checkpoint)[None, : checkpoint.config.timbre_fix_frame]
     context = silent_context(checkpoint, plan.frames)[0]
     return [
-        Words(line, encode_conditions(encoder, state, lyrics, reference)[0].float().cpu(), context)
-        for line, state in zip(plan.lines, states, strict=True)
+        Words(
+            line,
+            encode_conditions(encoder, state, lyrics, reference)[0].float().cpu(),
+            context,
+            _digest_of(prompt.encode()),
+        )
+        for line, prompt, state in zip(plan.lines, prompts, states, strict=True)
     ]
 
 
@@ -174,7 +204,7 @@ class Preview:
         plan: what was found.
         words: one sample each.
         playback: steps, shift and guidance.
-        is_turbo: of the model.
+        checkpoint: of the model.
         seed: of the noise.
         folder: where the samples and the page to listen go.
         dtype, device: in which and where the VAE computes.
@@ -187,7 +217,7 @@ class Preview:
         words: Iterable[Words],
         playback: Playback,
         *,
-        is_turbo: bool,
+        checkpoint: Checkpoint,
         seed: int,
         folder: Path,
         dtype: torch.dtype,
@@ -197,13 +227,19 @@ class Preview:
         self.plan, self.folder = plan, folder
         self._words = list(words)
         self._playback = playback
-        self._steps = plan_timesteps(playback.steps, playback.shift, is_turbo=is_turbo)
+        self._model = checkpoint.name
+        self._steps = plan_timesteps(playback.steps, playback.shift, is_turbo=checkpoint.config.is_turbo)
         self._seed, self._device, self._offload = seed, device, offload
+        self._precision = str(dtype).removeprefix("torch.")
         self._vae = load_vae(plan.vae, dtype=dtype, device="cpu" if offload else device)
 
+    def set_aside_later(self, epoch: int) -> list[Path]:
+        """Rename what was made after an epoch, before the run went back to it; return the new names."""
+        return set_aside_later(self.folder, epoch)
+
     def has_made(self, epoch: int) -> bool:
-        """Whether all samples of an epoch are there; epoch 0 is the base model."""
-        return all(self._path(epoch, number).is_file() for number in range(1, len(self._words) + 1))
+        """Whether all samples of an epoch are there, from these words and this noise; epoch 0 is the base model."""
+        return all(self._belongs(self._path(epoch, number), number) for number in range(1, len(self._words) + 1))
 
     def make(
         self, decoder: Decoder, null_condition: Tensor, epoch: int, should_stop: Callable[[], bool] = lambda: False
@@ -229,12 +265,49 @@ class Preview:
             for number, (words, latents) in enumerate(zip(self._words, songs, strict=True), 1):
                 waveform = decode_latents(vae, latents, samples=self.plan.samples)
                 path = self._path(epoch, number)
-                title = f"{words.title} ({'base model' if epoch == 0 else f'epoch {epoch}'})"
-                write_sound(path, waveform, sample_rate=self.plan.sample_rate, tags={"title": title})
+                tags = {"title": f"{words.title} ({'base model' if epoch == 0 else f'epoch {epoch}'})"}
+                tags["comment"] = json.dumps({"woodshed": __version__, "epoch": epoch, **self._recipe(number)})
+                write_sound(path, waveform, sample_rate=self.plan.sample_rate, tags=tags)
                 made.append(Made(path, number, words.title, waveform.shape[1] / self.plan.sample_rate))
-        names = {self._path(0, number).name: words.title for number, words in enumerate(self._words, 1)}
-        write_page(self.folder, names, epoch)
+        self._write_page(epoch)
         return made
+
+    def _write_page(self, epoch: int) -> None:
+        numbers = {self._path(0, number).name: number for number in range(1, len(self._words) + 1)}
+        playback = self._playback
+        write_page(
+            self.folder,
+            {name: self._words[number - 1].title for name, number in numbers.items()},
+            epoch,
+            about=f"{self.folder.parent.name}, on {self._model}: {playback.steps} steps, shift {playback.shift:g}, "
+            f"guidance {playback.guidance:g}, seed {self._seed}",
+            belongs=lambda path: self._belongs(path, numbers[path.name]),
+        )
+
+    def _recipe(self, number: int) -> dict[str, Any]:
+        """Return what makes a sample what it is, but for the adapter, as JSON values."""
+        playback, words = self._playback, self._words[number - 1]
+        return {
+            "model": self._model,
+            "words": words.digest,
+            "seed": self._seed + number - 1,
+            "seconds": self.plan.samples / self.plan.sample_rate,
+            "steps": playback.steps,
+            "shift": playback.shift,
+            "guidance": playback.guidance,
+            "precision": self._precision,
+        }
+
+    def _belongs(self, path: Path, number: int) -> bool:
+        """Tell whether a file is there and was made from these words and this noise."""
+        if not path.is_file():
+            return False
+        try:
+            found = json.loads(read_tags(path).get("comment", ""))
+        except (UserError, ValueError):
+            return False
+        wanted = self._recipe(number)
+        return isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())
 
     def _sample(self, decoder: Decoder, null_condition: Tensor, number: int, words: Words) -> Tensor:
         """Return the (T, C) latents of one sample."""
@@ -262,4 +335,4 @@ class Preview:
 
     def _path(self, epoch: int, number: int) -> Path:
         words = re.sub(r"[^a-z0-9]+", "-", self._words[number - 1].title.lower()).strip("-")[:40]
-        return self.folder / version_folder(epoch) / f"{number}-{words or 'sample'}.wav"
+        return self.folder / version_folder(epoch) / f"{number}-{words or 'sample'}.{self.plan.format}"

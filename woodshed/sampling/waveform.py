@@ -63,12 +63,25 @@ def write_sound(
         waveform: what lies beyond [-1, 1] is clamped.
         sample_rate: in Hz.
         tags: text by name; of the names, both formats know title, comment, artist, date and genre.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written to.
+        UserError: when the sound cannot be encoded.
     """
+    try:
+        _write(path, waveform, sample_rate, tags or {})
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise UserError(f"{path} cannot be written: {error}.") from error
+
+
+def _write(path: Path, waveform: Tensor, sample_rate: int, tags: Mapping[str, str]) -> None:
     scaled = (waveform.clamp(-1, 1).double().numpy() * (2**31 - 1)).astype(np.int32)
     samples = np.ascontiguousarray(scaled.T).reshape(1, -1)  # interleaved
     ending = path.suffix.lower()
     with whole_file(path) as building, av.open(str(building.absolute()), "w", format=ending[1:]) as container:
-        container.metadata.update(tags or {})
+        container.metadata.update(tags)
         stream = container.add_stream(CODECS[ending], rate=sample_rate, layout="stereo", format="s32")
         frame = av.AudioFrame.from_ndarray(samples, format="s32", layout="stereo")
         frame.sample_rate = sample_rate

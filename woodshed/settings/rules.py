@@ -26,8 +26,8 @@ FAMILY_SETTINGS = {
     "oft": ("oft_block_size",),
 }
 """The settings that matter to some families only."""
-OF_VALIDATION = ("validate_every_n_epochs", "keep_best", "early_stop")
-OF_SAMPLES = ("sample_count", "sample_seconds", "sample_prompts")
+OF_VALIDATION = ("validate_every_n_epochs", "keep_best", "average_best", "early_stop")
+OF_SAMPLES = ("sample_count", "sample_seconds", "sample_format", "sample_prompts")
 """The settings that matter only where songs are held out, and where samples are made."""
 FOLLOWED = (*(f"2 x {size}" for size in ALPHA_OF_RANK), "prodigy", "Windows")
 """The origins of values that follow another choice, as `followers` words them."""
@@ -176,6 +176,8 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append(f"bias must be none with {name}: no player loads biases with it; got {settings.bias}.")
     if settings.lokr_factor == 0:
         found.append("lokr_factor must be -1 (automatic) or at least 1; got 0.")
+    if settings.average_best == 1:
+        found.append("average_best must be 0 (off) or at least 2; got 1.")
     for name in ("shift", "num_inference_steps"):
         value = getattr(settings, name)
         if value != "auto" and not 0 < value < math.inf:

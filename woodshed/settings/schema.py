@@ -23,6 +23,7 @@ Mode = Literal["corrected", "vanilla"]
 OptimizerType = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
 SchedulerType = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 Granularity = Literal["module", "layer"]
+SoundFormat = Literal["wav", "flac"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Conditioning = Literal["inference", "legacy"]
 
@@ -455,8 +456,8 @@ class CheckpointingSettings(Settings):
     validation_share: float = setting(
         0.0,
         "Validation share",
-        "Part of the songs that is held out of training to measure what carries over to songs never trained on; at "
-        "most 32 songs, none of fewer than 5. 0 = off: every song trains.",
+        "Part of the songs that is held out of training to measure what carries over to songs never trained on: at "
+        "most 32 songs, and of fewer than 4 songs such a part of each. 0 = off: everything trains.",
         why="See when a run begins to learn its songs by heart; 0.1 costs these songs and about a twelfth more time.",
         section="Validation",
         at_least=0,
@@ -469,6 +470,17 @@ class CheckpointingSettings(Settings):
         why="Lower to find the best epoch more exactly, higher to save time.",
         section="Validation",
         at_least=1,
+        unit="epochs",
+    )
+    average_best: int = setting(
+        0,
+        "Average best epochs",
+        "At the end, average the adapters of the N epochs with the lowest held-out loss, measure that, and keep it in "
+        "the folder `average` if its held-out loss is lower still; 0 = off.",
+        why="Epochs of one run err in different directions; their mean often errs less. 3 to 5 are usual.",
+        section="Validation",
+        at_least=0,
+        at_most=20,
         unit="epochs",
     )
     early_stop: int = setting(
@@ -661,6 +673,13 @@ class AdvancedSettings(Settings):
         more_than=0,
         at_most=600,
         unit="seconds",
+    )
+    sample_format: SoundFormat = setting(
+        "wav",
+        "Sample format",
+        "The kind of sound file that samples are; both keep 24 bits.",
+        why="`flac` takes about half the space of a long run's samples.",
+        section="Advanced Logging",
     )
     sample_prompts: OptionalPath = setting(
         None,

@@ -11,6 +11,7 @@ import torch
 from woodshed.errors import UserError
 from woodshed.sampling.preview import Made, Preview, Words, encode_lines, song_words
 from woodshed.sampling.recipes import Playback, playback_of
+from woodshed.training.averaging import Averaging
 from woodshed.training.bypass import listening, without_adapter
 from woodshed.training.checkpoint import BEST
 from woodshed.training.events import Event, Notice, SampleMade, Saved
@@ -18,9 +19,10 @@ from woodshed.training.preflight import Preflight
 from woodshed.training.run import Run
 from woodshed.training.validation import Memory, Validation
 
-Failure = torch.OutOfMemoryError | UserError | OSError
-FAILURES = (torch.OutOfMemoryError, UserError, OSError)
-"""What costs a run its samples, but never its training."""
+Failure = RuntimeError | UserError | OSError
+FAILURES = (RuntimeError, UserError, OSError)
+"""What costs a run its samples, but never its training. On Apple's devices and in the libraries of CUDA, PyTorch has no
+other word for memory that ran out than RuntimeError."""
 
 
 def words_for(preflight: Preflight) -> tuple[list[Words], list[str]]:
@@ -45,7 +47,10 @@ def words_for(preflight: Preflight) -> tuple[list[Words], list[str]]:
 
 
 def _given_up(error: Failure) -> str:
-    reason = "the device ran out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error).rstrip(".")
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = "the device ran out of memory; --offload-encoder and shorter samples (--sample-seconds) take less"
+    else:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return f"No more samples are made, and training goes on: {reason}."
 
 
@@ -61,13 +66,19 @@ class Between:
         self._run, self._words = run, words
         self._preview: Preview | None = None
         self._validation: Validation | None = None
+        self._averaging: Averaging | None = None
         if run.preflight.held_out is not None:
             self._validation = Validation(run, dict(run.validated))
             if run.settings.keep_best and not (run.settings.output_dir / BEST).is_dir():
-                self._validation.memory = Memory(last_epoch=self._validation.memory.last_epoch)
+                known = self._validation.memory
+                self._validation.memory = Memory(last_epoch=known.last_epoch, kept=known.kept)
+            if run.settings.average_best:
+                self._averaging = Averaging(run, self._validation)
 
     def begin(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Play the base model, and make up for what the run that is continued left out when it was stopped."""
+        if self._averaging is not None:
+            yield from self._averaging.begin()
         if self._words:
             yield from self._open(should_stop)
         if self._run.epochs_done and not self._run.position.steps_in_epoch:
@@ -81,8 +92,10 @@ class Between:
         if validation is None or not validation.is_due(run.epochs_done):
             return
         found, said = validation.measure(run.epochs_done)
+        kept = [] if self._averaging is None else list(self._averaging.take(run.epochs_done, found.loss))
         run.validated = validation.state()
         yield found
+        yield from kept
         yield from map(Notice, said)
         if found.is_best and run.settings.keep_best:
             yield Saved(run.save_best(), "best", run.epochs_done, run.position.step)
@@ -93,6 +106,11 @@ class Between:
                 f"{validation.memory.best_epoch} in {validation.memory.since_best} validations (--early-stop "
                 f"{run.settings.early_stop})."
             )
+
+    def finish(self) -> Iterator[Event]:
+        """Average the best epochs of a run that took its last step, if that is wanted."""
+        if self._averaging is not None:
+            yield from self._averaging.finish()
 
     def listen(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Make samples if it is time."""
@@ -111,16 +129,18 @@ class Between:
                 plan,
                 self._words,
                 Playback(recipe["shift"], steps, guidance),
-                is_turbo=checkpoint.config.is_turbo,
+                checkpoint=checkpoint,
                 seed=run.settings.seed,
                 folder=run.settings.output_dir / "samples",
                 dtype=run.preflight.dtype,
                 device=run.device,
                 offload=run.settings.offload_encoder,
             )
+            superseded = self._preview.set_aside_later(run.epochs_done) if run.preflight.resume else []
         except FAILURES as error:
             yield Notice(_given_up(error))
             return
+        yield from (Notice(f"Set aside {path}: it was made after where this run continues.") for path in superseded)
         if not self._preview.has_made(0):
             yield from self._play(0, should_stop)
 

@@ -94,7 +94,7 @@ class Saved:
     """A folder was written whole."""
 
     path: Path
-    kind: str  # "checkpoint", "best", "final" or "interrupted"
+    kind: str  # "checkpoint", "best", "average", "final" or "interrupted"
     epoch: int
     step: int
 

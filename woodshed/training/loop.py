@@ -23,6 +23,7 @@ from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
+from woodshed.training.holdout import FRAMES_PER_SECOND
 from woodshed.training.micro_step import Songs
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.preflight import Preflight, check
@@ -30,7 +31,6 @@ from woodshed.training.resume_point import Position
 from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
 from woodshed.training.schedules import learning_rate_factor
 
-FRAMES_PER_SECOND = 25  # latent frames: 48,000 samples / 1,920 per frame
 SMALLEST_LOSS_SCALE = 1.0  # below it, float16 gradients overflow although nothing is scaled up any more
 
 
@@ -196,6 +196,7 @@ def _epochs(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iter
         if should_stop():
             return
         yield from between.listen(should_stop)
+    yield from between.finish()
 
 
 def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -252,7 +253,7 @@ def _started(run: Run) -> Started:
         model=run.preflight.checkpoint.name,
         device=describe_device(run.device),
         precision=precision_name(run.preflight.dtype),
-        songs=run.plan.songs,
+        songs=run.preflight.songs,
         modules=len(run.adapter.modules),
         trainable_parameters=sum(parameter.numel() for parameter in run.parameters),
         epochs=run.settings.epochs,
@@ -298,6 +299,8 @@ def _out_of_memory_advice(preflight: Preflight) -> str:
     ways = []
     if not settings.gradient_checkpointing:
         ways.append("--gradient-checkpointing")
+    if settings.sample_every_n_epochs and not settings.offload_encoder:
+        ways.append("--offload-encoder")
     if settings.batch_size > 1:
         ways.append("--batch-size 1")
     if settings.adapter_type == "lora" and settings.rank > 1:

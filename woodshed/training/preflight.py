@@ -22,6 +22,7 @@ from woodshed.sampling.preview import PreviewPlan, plan_preview
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import find_resume_point
+from woodshed.training.from_estimate import estimate_notices
 from woodshed.training.holdout import Split, split_songs
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.resume_point import Position, ResumePoint
@@ -74,6 +75,11 @@ class Preflight:
     resume: ResumePoint | None
     notices: tuple[str, ...]
 
+    @property
+    def songs(self) -> int:
+        """How many songs train, wholly or in pieces."""
+        return len(set(self.dataset.files))
+
 
 def check(settings: TrainSettings) -> Preflight:
     """Look at device, model, dataset, targets, optional packages, output folder and resume point.
@@ -110,12 +116,14 @@ def check(settings: TrainSettings) -> Preflight:
     if resume is not None and targets is not None:
         with collecting(problems):
             _refuse_other_targets(resume, settings, targets)
+    if targets is not None and songs is not None and settings.targets_from is not None:
+        start_notices += estimate_notices(settings.targets_from, model=checkpoint.name, files=songs.files)
     if targets is not None:
         with collecting(problems):
             adapter_parameters = count_parameters(targets, settings)
         with collecting(problems):
             if settings.init_from is not None and resume is None and checkpoint is not None:
-                start_notices = check_start(read_adapter(settings.init_from), targets, settings)
+                start_notices += check_start(read_adapter(settings.init_from), targets, settings)
     if device is not None and dtype is not None and songs is not None:
         with collecting(problems):
             techniques, chosen = choose_techniques(settings, device, dtype, _passes(settings, songs))
@@ -172,7 +180,7 @@ def _open_songs(settings: TrainSettings, checkpoint: Checkpoint, digest: str, re
         fingerprint=digest,
         model=checkpoint.name,
     )
-    before = resume.held_out if resume is not None and resume.held_out else None
+    before = None if resume is None else resume.held_out
     return split_songs(dataset, settings.validation_share, settings.seed, before)
 
 

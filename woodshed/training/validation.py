@@ -45,6 +45,7 @@ class Memory:
     since_best: int = 0  # validations
     rises: int = 0  # clear ones in a row
     is_alarmed: bool = False  # about this best epoch
+    kept: list[tuple[int, float]] = field(default_factory=list)  # epochs to be averaged, with their held-out loss
 
     @property
     def best_loss(self) -> float:
@@ -85,6 +86,11 @@ class Validation:
         """Whether the run has not improved for as long as the user wants to wait."""
         patience = self._run.settings.early_stop
         return 0 < patience <= self.memory.since_best
+
+    def held_out_losses(self) -> list[float]:
+        """Measure the adapter as it is on the held-out songs: each song at each level."""
+        with listening(self._run.decoder), repeatable():
+            return self._losses(self._held_out)
 
     def measure(self, epoch: int) -> tuple[Validated, list[str]]:
         """Measure the adapter as it is after an epoch; return what was found, and what the user should know of it."""
