@@ -5,10 +5,12 @@ import pytest
 from woodshed.settings.resolve import Layer, resolve
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
 from woodshed.toy.songs import write_audio
+from woodshed.training import memory_plan
+from woodshed.training.memory_plan import trained_by
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 from woodshed.wizard import consequences
-from woodshed.wizard.consequences import follow, trained_by
+from woodshed.wizard.consequences import follow
 
 
 @pytest.fixture
@@ -38,7 +40,8 @@ def chosen():
 def test_trained_tensors_are_those_of_the_real_adapter(chosen, changes):
     preflight = check(chosen(**changes))
     real = [parameter.numel() for parameter in load_run(preflight).parameters]
-    assert trained_by(preflight).count == sum(real)
+    given = preflight.settings, preflight.checkpoint.config, preflight.targets, preflight.adapter_parameters
+    assert trained_by(*given).count == sum(real)
 
 
 def rows_of(settings):
@@ -57,8 +60,8 @@ def test_steps_and_warm_up_are_those_of_the_plan(chosen):
 
 def test_memory_grows_with_what_takes_it(chosen, monkeypatch):
     sizes = []
-    real = consequences.estimate_memory
-    monkeypatch.setattr(consequences, "estimate_memory", lambda *a, **k: sizes.append(real(*a, **k)) or sizes[-1])
+    real = memory_plan.estimate_memory
+    monkeypatch.setattr(memory_plan, "estimate_memory", lambda *a, **k: sizes.append(real(*a, **k)) or sizes[-1])
     for changes in ({}, {"rank": 64}, {"optimizer_type": "prodigy"}, {"gradient_checkpointing": False}):
         follow(chosen(**changes))
     usual = sizes[0].total
@@ -96,9 +99,9 @@ def test_preprocessing_says_how_many_songs_it_found(home):
 
 def test_windows_of_songs_take_less_memory_and_time(chosen, monkeypatch):
     asked = []
-    real = consequences.estimate_memory
+    real = memory_plan.estimate_memory
     monkeypatch.setattr(
-        consequences, "estimate_memory", lambda *given, **more: asked.append(more["frames"]) or real(*given, **more)
+        memory_plan, "estimate_memory", lambda *given, **more: asked.append(more["frames"]) or real(*given, **more)
     )
     for seconds in (0, 0.08, 600):
         follow(chosen(crop_seconds=seconds))

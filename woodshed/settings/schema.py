@@ -521,9 +521,9 @@ class AdvancedSettings(Settings):
     recompute: Literal["auto", "none", "quarter", "half", "all"] = setting(
         "auto",
         "Recompute",
-        "Which blocks are computed again in the backward pass instead of kept: with gradient checkpointing, auto means "
-        "all of them.",
-        why="`half` or `quarter` use spare VRAM for speed.",
+        "Which blocks are computed again in the backward pass instead of kept. Auto with gradient checkpointing: on "
+        "CUDA as few as the free VRAM asks for, else all; without: none.",
+        why="`all` for the least VRAM; `none`, `quarter` or `half` use spare VRAM for speed.",
         section="VRAM Savings",
     )
     offload_encoder: bool = setting(

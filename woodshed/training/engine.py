@@ -8,7 +8,7 @@ launches all of them at once. Neither changes what is computed.
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -89,7 +89,11 @@ class Engine:
                 self.micro_step(songs, torch.zeros((), device=self._model.device))
                 self._is_rehearsed = True
             except torch.OutOfMemoryError:
-                raise
+                if self._techniques.recompute == "all":
+                    raise
+                said.append("The first step does not fit into memory, so every block is computed again from here on.")
+                self._use(replace(self._techniques, recompute="all"))
+                torch.cuda.empty_cache()
             except RuntimeError as error:  # the compiler's and CUDA's own errors are all of this kind
                 lesser, failed = self._techniques.lesser(self._model.device, self._model.dtype)
                 if lesser is None:

@@ -297,8 +297,8 @@ def _finish(run: Run, seconds: float) -> Iterator[Event]:
 def _out_of_memory_advice(preflight: Preflight) -> str:
     settings = preflight.settings
     ways = []
-    if not settings.gradient_checkpointing:
-        ways.append("--gradient-checkpointing")
+    if preflight.techniques.recompute != "all":
+        ways.append("--recompute all")
     if settings.sample_every_n_epochs and not settings.offload_encoder:
         ways.append("--offload-encoder")
     if settings.batch_size > 1:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -17,13 +18,16 @@ from woodshed.data.batches import MEMORY_LIMIT
 from woodshed.data.dataset import SongDataset, open_dataset
 from woodshed.errors import UserError, collecting
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints, fingerprint
+from woodshed.models.config import ModelConfig
 from woodshed.models.devices import resolve_device, resolve_precision
+from woodshed.models.memory import Trained
 from woodshed.sampling.preview import PreviewPlan, plan_preview
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import find_resume_point
 from woodshed.training.from_estimate import estimate_notices
 from woodshed.training.holdout import Split, split_songs
+from woodshed.training.memory_plan import fit_recompute, longest_song, plan_memory, trained_by
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.resume_point import Position, ResumePoint
 from woodshed.training.techniques import Techniques, choose_techniques
@@ -90,8 +94,7 @@ def check(settings: TrainSettings) -> Preflight:
     problems: list[str] = []
     device = dtype = checkpoint = songs = targets = resume = preview = techniques = None
     digest, adapter_parameters = "", 0
-    start_notices: list[str] = []
-    chosen: list[str] = []
+    start_notices, chosen = list[str](), list[str]()
     with collecting(problems):
         device = resolve_device(settings.device)
         dtype = resolve_precision(settings.precision, device)
@@ -136,11 +139,13 @@ def check(settings: TrainSettings) -> Preflight:
     assert targets is not None
     assert techniques is not None
     dataset = songs.training
+    trained = trained_by(settings, checkpoint.config, targets, adapter_parameters)
+    techniques, fitted = _fit(settings, checkpoint.config, trained, techniques, dataset, device, dtype)
     plan = Plan.of(len(dataset), settings, resume.position if resume else None)
     is_resident = _stays_in_memory(settings, dataset)
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
     notices = (*dataset.notices, *songs.notices, *(preview.notices if preview else ()), *rules.remarks(settings))
-    notices += (*(_lokr_notices(lokr) if lokr else ()), *start_notices, *(chosen if device.type == "cuda" else ()))
+    notices += (*(_lokr_notices(lokr) if lokr else ()), *start_notices, *chosen, *fitted)
     notices += tuple(_plan_notices(settings, plan, resume))
     return Preflight(
         settings=settings,
@@ -160,6 +165,23 @@ def check(settings: TrainSettings) -> Preflight:
         resume=resume,
         notices=notices,
     )
+
+
+def _fit(
+    settings: TrainSettings,
+    config: ModelConfig,
+    trained: Trained,
+    techniques: Techniques,
+    dataset: SongDataset,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Techniques, list[str]]:
+    """Compute as little again as a card's free memory allows."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return techniques, []
+    frames = len(longest_song(dataset, settings)[0].latents)
+    plan = partial(plan_memory, settings, config, trained, dtype=dtype, frames=frames, is_cuda=True)
+    return fit_recompute(settings, techniques, torch.cuda.mem_get_info(device)[0], plan)
 
 
 def _passes(settings: TrainSettings, songs: Split) -> int:

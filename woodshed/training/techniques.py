@@ -46,7 +46,7 @@ def choose_techniques(
         micro_steps: how many the run takes.
 
     Returns:
-        The techniques, and a line for each `auto`.
+        The techniques, and on CUDA, where there is something to choose, a line for each `auto`.
 
     Raises:
         UserError: for a technique that was asked for and cannot work here.
@@ -79,7 +79,7 @@ def choose_techniques(
     recompute = settings.recompute
     if recompute == "auto":
         recompute = "all" if settings.gradient_checkpointing else "none"
-    return Techniques(is_compiled, has_graphs, attention, recompute), said
+    return Techniques(is_compiled, has_graphs, attention, recompute), said if device.type == "cuda" else []
 
 
 def _why_not_compile(device: torch.device) -> str | None:

@@ -1,21 +1,18 @@
 """What follows from settings, known before anything is loaded: modules, parameters, steps, warm-up, memory, time."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from woodshed.adapters.adapter import bias_shapes
 from woodshed.adapters.targets import Shapes
-from woodshed.data.crops import crop, crop_frames
 from woodshed.data.dataset import Sample
 from woodshed.data.encode import prepare
 from woodshed.errors import UserError
 from woodshed.models import memory
 from woodshed.models.blocks import recomputed_share
-from woodshed.models.decoder import build_decoder
-from woodshed.models.memory import MemoryEstimate, Trained, device_memory, estimate_memory
+from woodshed.models.memory import MemoryEstimate, device_memory
 from woodshed.settings.declare import Settings
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
+from woodshed.training.memory_plan import longest_song, plan_memory, trained_by
 from woodshed.training.preflight import Preflight, check
 from woodshed.training.run import describe_device
 from woodshed.wizard.pace import about, matrix_speed, song_seconds, step_work
@@ -50,17 +47,16 @@ def follow(settings: Settings) -> Consequences:
 
 def _training(found: Preflight) -> Consequences:
     settings, plan = found.settings, found.plan
-    trained = trained_by(found)
-    longest, mean_share = _longest(found)
-    estimate = estimate_memory(
-        found.checkpoint.config,
+    config = found.checkpoint.config
+    trained = trained_by(settings, config, found.targets, found.adapter_parameters)
+    longest, mean_share = longest_song(found.dataset, settings)
+    estimate = plan_memory(
+        settings,
+        config,
         trained,
+        found.techniques,
         dtype=found.dtype,
-        optimizer_type=settings.optimizer_type,
         frames=len(longest.latents),
-        batch_size=settings.batch_size,
-        recomputed=recomputed_share(found.techniques.recompute),
-        is_compiled=found.techniques.compile,
         is_cuda=found.device.type == "cuda",
     )
     songs = settings.batch_size * settings.gradient_accumulation
@@ -79,45 +75,6 @@ def _training(found: Preflight) -> Consequences:
         ("Time", *_time(found, longest, mean_share)),
     )
     return Consequences(rows, (*_fit(found, estimate), *found.notices), basis=memory.BASIS)
-
-
-def trained_by(found: Preflight) -> Trained:
-    """Return the shape of every tensor that will be trained; for the other families their number in one piece."""
-    settings, targets = found.settings, found.targets
-    rank = settings.rank
-    shapes: list[tuple[int, ...]] = [
-        pair for rows, columns in targets.values() for pair in ((rank, columns), (rows, rank))
-    ]
-    if settings.adapter_type != "lora" or sum(map(math.prod, shapes)) != found.adapter_parameters:
-        shapes = [(found.adapter_parameters,)]
-    is_dense = settings.lokr_weight_decompose if settings.adapter_type == "lokr" else settings.adapter_type != "lora"
-    return Trained(
-        [*shapes, *_bias_shapes(found)],
-        [columns for _, columns in targets.values()],
-        keeps_mask=settings.adapter_type != "lokr" and settings.dropout > 0,
-        dense=sum(map(math.prod, targets.values())) if is_dense else 0,
-    )
-
-
-def _bias_shapes(found: Preflight) -> list[tuple[int, ...]]:
-    """Return the biases of the base model that train too."""
-    mode = found.settings.bias
-    if mode == "none":
-        return []
-    import torch
-
-    with torch.device("meta"):
-        there = bias_shapes(build_decoder(found.checkpoint.config))
-    return [shape for name, shape in there.items() if mode == "all" or name.removesuffix(".bias") in found.targets]
-
-
-def _longest(found: Preflight) -> tuple[Sample, float]:
-    """Return the longest song, and how long the average one is beside it; by the size of the files."""
-    sizes = [path.stat().st_size for path in found.dataset.files]
-    index = max(range(len(sizes)), key=sizes.__getitem__)
-    song, mean_share = found.dataset[index], sum(sizes) / len(sizes) / max(sizes)
-    window = crop(song, crop_frames(found.settings.crop_seconds), seed=found.settings.seed, epoch=1)
-    return window, min(mean_share * len(song.latents) / len(window.latents), 1.0)
 
 
 def _songs(count: int) -> str:

@@ -1,0 +1,90 @@
+"""As little is computed again as fits; what does not fit in the first step is, with a line that says so."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from woodshed.models.memory import GIB
+from woodshed.training import engine as engine_module
+from woodshed.training.memory_plan import fit_recompute, longest_song
+from woodshed.training.preflight import check
+from woodshed.training.run import load_run
+from woodshed.training.techniques import Techniques
+
+ALL = Techniques(compile=True, cuda_graphs=True, attention="compiled", recompute="all")
+NEEDS = {"none": 12 * GIB, "quarter": 10 * GIB, "half": 8 * GIB, "all": 4 * GIB}
+
+
+def fitted(settings, free):
+    found, said = fit_recompute(settings, ALL, free * GIB, lambda these: SimpleNamespace(total=NEEDS[these.recompute]))
+    return found.recompute, said
+
+
+@pytest.mark.parametrize(
+    ("free", "dial"), [(80, "none"), (15, "none"), (14, "quarter"), (11, "half"), (9, "all"), (2, "all")]
+)
+def test_the_free_memory_decides_with_a_margin(settings_for, free, dial):
+    found, (line,) = fitted(settings_for(), free)
+    assert found == dial
+    assert line == f"recompute: auto -> {dial} (about {NEEDS[dial] / GIB:.1f} of {free}.0 GiB that are free)"
+
+
+def test_samples_between_the_epochs_need_room_too(settings_for):
+    assert fitted(settings_for(), 16)[0] == "none"
+    assert fitted(settings_for(sample_every_n_epochs=1), 16)[0] == "half"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"recompute": "all"}, {"gradient_checkpointing": False}, {"adapter_type": "dora"}, {"adapter_type": "oft"}],
+)
+def test_what_the_user_chose_and_what_was_never_measured_stays(settings_for, changes):
+    assert fitted(settings_for(**changes), 80) == ("all", [])
+
+
+def test_a_card_with_room_computes_nothing_again(settings_for, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 6))
+    for free, dial in ((24 * GIB, "none"), (0, "all")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device, free=free: (free, 24 * GIB))
+        monkeypatch.setattr("woodshed.training.preflight.resolve_device", lambda _name: torch.device("cuda:0"))
+        found = check(settings_for(precision="bf16"))
+        assert found.techniques.recompute == dial
+        assert any(notice.startswith(f"recompute: auto -> {dial} (") for notice in found.notices)
+
+
+def test_the_longest_song_counts_as_it_trains(settings_for):
+    settings = settings_for()
+    dataset = check(settings).dataset
+    song, share = longest_song(dataset, settings)
+    assert (song.name, len(song.latents)) == ("e", 64)
+    assert 0.4 < share < 1
+    window, share = longest_song(dataset, settings_for(crop_seconds=0.4))
+    assert len(window.latents) == 10
+    assert share == 1
+
+
+def test_a_first_step_that_does_not_fit_is_computed_again_from_there_on(settings_for, monkeypatch):
+    real, calls = engine_module.forward_backward, []
+
+    def full_at_first(model, inputs, weight):
+        calls.append(weight.item())
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("full")
+        return real(model, inputs, weight)
+
+    monkeypatch.setattr(engine_module, "forward_backward", full_at_first)
+    monkeypatch.setattr("woodshed.training.techniques._why_not_compile", lambda _device: None)
+    monkeypatch.setattr("woodshed.models.blocks._compiled", lambda run: run)
+    run = load_run(check(settings_for(compile="yes", recompute="half")))
+    songs = next(run.prepare(run.loader.epoch(1)))
+    (line,) = run.engine.rehearse(songs)
+    assert "every block is computed again" in line
+    assert calls == [0.0, 0.0]
+    again = []
+    for layer in run.decoder.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: again.append(1))
+    run.engine.micro_step(songs, torch.tensor(1.0))
+    assert len(again) == len(run.decoder.layers)
+    assert run.engine._techniques.recompute == "all"

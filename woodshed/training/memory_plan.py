@@ -1,0 +1,118 @@
+"""How much of the device a run will take, and how much is computed again so that it fits."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from woodshed.adapters.adapter import bias_shapes
+from woodshed.adapters.targets import Shapes
+from woodshed.data.crops import crop, crop_frames
+from woodshed.data.dataset import Sample, SongDataset
+from woodshed.models.blocks import RECOMPUTED, recomputed_share
+from woodshed.models.config import ModelConfig
+from woodshed.models.decoder import build_decoder
+from woodshed.models.memory import GIB, MemoryEstimate, Trained, estimate_memory
+from woodshed.settings.schema import BiasMode, TrainSettings
+from woodshed.training.techniques import Techniques
+
+MARGIN = 0.8
+"""What part of the free memory a plan may take: the estimate may be off by a fifth."""
+FOR_SAMPLES = 4 * GIB
+"""What samples between the epochs need beside the training. Source: ours, 3.0 to 7.2 GiB with the decoder."""
+COUNTED = ("lora", "lokr")
+"""The families whose activations are known from measurements."""
+
+
+def trained_by(settings: TrainSettings, config: ModelConfig, targets: Shapes, adapter_parameters: int) -> Trained:
+    """Return the shape of every tensor that will be trained; for the other families their number in one piece.
+
+    Args:
+        settings: of the run.
+        config: of the model.
+        targets: original module names with (out, in) of their weights.
+        adapter_parameters: how many numbers the adapter trains, without biases.
+    """
+    rank = settings.rank
+    shapes: list[tuple[int, ...]] = [
+        pair for rows, columns in targets.values() for pair in ((rank, columns), (rows, rank))
+    ]
+    if settings.adapter_type != "lora" or sum(map(math.prod, shapes)) != adapter_parameters:
+        shapes = [(adapter_parameters,)]
+    is_dense = settings.lokr_weight_decompose if settings.adapter_type == "lokr" else settings.adapter_type != "lora"
+    return Trained(
+        [*shapes, *_bias_shapes(settings.bias, config, targets)],
+        [columns for _, columns in targets.values()],
+        keeps_mask=settings.adapter_type != "lokr" and settings.dropout > 0,
+        dense=sum(map(math.prod, targets.values())) if is_dense else 0,
+    )
+
+
+def _bias_shapes(mode: BiasMode, config: ModelConfig, targets: Shapes) -> list[tuple[int, ...]]:
+    """Return the biases of the base model that train too."""
+    if mode == "none":
+        return []
+    with torch.device("meta"):
+        there = bias_shapes(build_decoder(config))
+    return [shape for name, shape in there.items() if mode == "all" or name.removesuffix(".bias") in targets]
+
+
+def longest_song(dataset: SongDataset, settings: TrainSettings) -> tuple[Sample, float]:
+    """Return the longest song as it trains, and how long the average one is beside it; by the size of the files."""
+    sizes = [path.stat().st_size for path in dataset.files]
+    index = max(range(len(sizes)), key=sizes.__getitem__)
+    song, mean_share = dataset[index], sum(sizes) / len(sizes) / max(sizes)
+    window = crop(song, crop_frames(settings.crop_seconds), seed=settings.seed, epoch=1)
+    return window, min(mean_share * len(song.latents) / len(window.latents), 1.0)
+
+
+def plan_memory(
+    settings: TrainSettings,
+    config: ModelConfig,
+    trained: Trained,
+    techniques: Techniques,
+    *,
+    dtype: torch.dtype,
+    frames: int,
+    is_cuda: bool,
+) -> MemoryEstimate:
+    """Add up what a step takes with these techniques, with songs of so many latent frames at most."""
+    return estimate_memory(
+        config,
+        trained,
+        dtype=dtype,
+        optimizer_type=settings.optimizer_type,
+        frames=frames,
+        batch_size=settings.batch_size,
+        recomputed=recomputed_share(techniques.recompute),
+        is_compiled=techniques.compile,
+        is_cuda=is_cuda,
+    )
+
+
+def fit_recompute(
+    settings: TrainSettings, techniques: Techniques, free: int, plan: Callable[[Techniques], MemoryEstimate]
+) -> tuple[Techniques, list[str]]:
+    """Compute as little again as the free memory allows, where the user leaves that open.
+
+    Args:
+        settings: of the run.
+        techniques: with everything computed again, as `auto` begins.
+        free: bytes on the device.
+        plan: from techniques to what a step takes with them.
+
+    Returns:
+        The techniques, and a line that says what was chosen and why.
+    """
+    is_open = settings.recompute == "auto" and settings.gradient_checkpointing
+    if not is_open or settings.adapter_type not in COUNTED:
+        return techniques, []
+    room = MARGIN * free - (FOR_SAMPLES if settings.sample_every_n_epochs else 0)
+    for dial in RECOMPUTED:
+        fitted = replace(techniques, recompute=dial)
+        need = plan(fitted).total
+        if need <= room or dial == "all":
+            break
+    said = f"recompute: auto -> {fitted.recompute} (about {need / GIB:.1f} of {free / GIB:.1f} GiB that are free)"
+    return fitted, [said]
