@@ -277,7 +277,7 @@ def test_every_page_beside_the_training_explains_itself_and_ctrl_c_leads_to_the_
             screen.type("?")
             screen.wait_for_question(title)
             said = said_since(screen, start)
-            assert len(said.split(screen.title)[0]) > 20, (way, title, said)  # a sentence, above the question
+            assert len(said.split(screen.title)[0]) > 10, (way, title, said)  # a sentence, above the question
             screen.type(typed + ENTER)
             screen.wait_for_question()
             assert screen.title != title, (way, title)
