@@ -92,11 +92,3 @@ def test_what_a_notebook_starts_is_not_live_though_it_looks_like_a_terminal(monk
     assert Terminal().is_live
     monkeypatch.setenv("JPY_PARENT_PID", "123")
     assert not Terminal().is_live
-
-
-def test_a_notebook_is_given_the_prompt_for_its_input_box_and_shows_the_answer_itself(monkeypatch, capsys):
-    prompts = []
-    monkeypatch.setattr("builtins.input", lambda prompt="": prompts.append(prompt) or "16")
-    assert Terminal().read("  > ") == "16"
-    assert prompts == ["  > "]
-    assert capsys.readouterr().out == ""

@@ -3,8 +3,6 @@
 Colour and cursor movement are used only on a real terminal and never with `--plain` or NO_COLOR.
 """
 
-import builtins
-import inspect
 import os
 import sys
 import textwrap
@@ -40,19 +38,6 @@ class Terminal:
     def is_live(self) -> bool:
         """Whether a view that redraws itself makes sense; the output of a notebook's cell cannot be redrawn."""
         return self.out.is_terminal and not self.plain and NOTEBOOK not in os.environ
-
-    def read(self, prompt: str) -> str:
-        """Return the line that is typed or piped behind a prompt; nothing but a pipe leaves it to us to show it.
-
-        A notebook puts its own function in the place of `input`, which draws a box with the prompt beside it.
-
-        Raises:
-            EOFError: when nothing more comes.
-        """
-        typed = input(prompt)
-        if inspect.isbuiltin(builtins.input) and not sys.stdin.isatty():
-            self.say(typed)
-        return typed
 
     def say(self, text: str = "") -> None:
         """Print one line of result, exactly as given."""

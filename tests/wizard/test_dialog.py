@@ -52,7 +52,7 @@ def test_a_near_miss_is_answered_with_did_you_mean():
 @pytest.mark.parametrize(("typed", "error"), [("b", BackError), ("B", BackError), ("q", ToMenuError)])
 def test_back_and_menu_work_at_every_question(typed, error):
     with pytest.raises(error):
-        Dialog(ScriptedFace([typed])).ask(Ask("Rank"), str)
+        Dialog(ScriptedFace([typed])).ask(Ask("Rank"), str, why="It matters.")
 
 
 def test_a_question_mark_tells_why_and_asks_again():
@@ -65,13 +65,13 @@ def test_a_question_mark_tells_why_and_asks_again():
 def test_wrong_answers_are_explained_until_one_is_right():
     face = ScriptedFace(["x", "", "linear"])
     choices = (Choice("cosine", "cosine"), Choice("linear", "linear"))
-    assert Dialog(face).choose(Ask("Scheduler", choices=choices)) == "linear"
+    assert Dialog(face).choose(Ask("Scheduler", choices=choices), why="It matters.") == "linear"
     assert face.text.count("Answer with one of") == 2
 
 
 def test_enter_takes_the_default_and_is_noted_as_kept():
     face = ScriptedFace([""])
-    assert Dialog(face).confirm("Replace it?", default=False) is False
+    assert Dialog(face).confirm("Replace it?", default=False, why="It matters.") is False
     assert face.said == ["  Replace it?: no (kept)"]
 
 

@@ -59,3 +59,11 @@ def test_plain_output_is_ascii_without_escapes(typed, capsys):
 @pytest.mark.parametrize("plain", [True, False])
 def test_without_a_terminal_the_face_is_lines(plain):
     assert isinstance(choose_face(Terminal(plain=plain)), LinesFace)
+
+
+def test_a_notebook_is_given_the_prompt_for_its_input_box_and_shows_the_answer_itself(monkeypatch, capsys):
+    prompts = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": prompts.append(prompt) or "16")
+    assert LinesFace(Terminal(plain=True)).ask(Ask("Rank")) == "16"
+    assert prompts == ["  > "]
+    assert "16" not in capsys.readouterr().out

@@ -42,6 +42,7 @@ def test_a_dozen_enters_lead_from_a_fresh_folder_to_a_running_training(open_wiza
     assert (home / "output" / "base-lora-1" / "final").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known")
 def test_arrows_filters_back_and_a_preset_work_together(open_wizard):
     screen = open_wizard()
@@ -184,7 +185,7 @@ def piped(answers, *words):
     )
 
 
-@pytest.mark.parametrize("words", [(), ("--plain",)])
+@pytest.mark.parametrize("words", [(), pytest.param(("--plain",), marks=pytest.mark.slow)])
 def test_answers_from_a_pipe_lead_to_an_adapter(home, words):
     said = declarations(TrainSettings)
     asked = [name for name, item in said.items() if item.tier == "basic" and not name.startswith("lokr_")]

@@ -250,3 +250,59 @@ def test_a_fine_tune_of_unknown_base_is_asked_about_and_remembered(open_wizard, 
     screen.wait_for_question("Model")
     assert "fine-tune, 2B, of turbo" in screen.question
     assert read_user_settings()["bases"] == {"my-tune": "turbo"}
+
+
+TOUR = (
+    ("presets", "quick"),
+    ("presets", "quick", "export"),
+    ("presets", "import"),
+    ("settings", "checkpoints"),
+    ("adapters", "inspect"),
+    ("adapters", "export", ""),
+    ("preprocess", "advanced", "", "base", "songs"),
+    ("estimate", "advanced", "", "base", "songs"),
+    ("generate", "advanced", "", "base", "a lute"),
+    ("lokr", "basic", "strong"),
+)
+"""Ways from the menu to the pages beside the training; Ctrl-C at the end of each leads back."""
+
+
+@pytest.mark.usefixtures("known")
+def test_every_page_beside_the_training_explains_itself_and_ctrl_c_leads_to_the_menu(open_wizard):
+    screen = open_wizard(rows=60)
+    for way in TOUR:
+        screen.wait_for_question("What next?")
+        for typed in way:
+            title, start = screen.title, len(screen.raw)
+            screen.type("?")
+            screen.wait_for_question(title)
+            said = said_since(screen, start)
+            assert len(said.split(screen.title)[0]) > 10, (way, title, said)  # a sentence, above the question
+            screen.type(typed + ENTER)
+            screen.wait_for_question()
+            assert screen.title != title, (way, title)
+        screen.type(CTRL_C)
+        screen.wait_for_question("What next?")
+    screen.type(CTRL_C)
+    assert screen.finish() == 130
+
+
+@pytest.mark.usefixtures("known")
+def test_back_leads_out_of_every_page_of_the_menu(open_wizard):
+    screen = open_wizard(rows=60)
+    for way in TOUR:
+        screen.wait_for_question("What next?")
+        titles = []
+        for typed in way:
+            titles.append(screen.title)
+            screen.type(typed + ENTER)
+            screen.wait_for_question()
+        for title in reversed(titles):
+            screen.type(ESCAPE)
+            screen.wait_for_question()
+            if screen.title == "What next?":
+                break
+            if way[0] not in ("presets", "adapters"):  # pages that go back to their list, or to the menu at once
+                assert screen.title == title, (way, screen.title, title)
+        if screen.title != "What next?":
+            screen.type("q" + ENTER)

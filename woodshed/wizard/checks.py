@@ -11,6 +11,11 @@ from woodshed.wizard.draft import Draft
 from woodshed.wizard.face import Ask, Choice
 from woodshed.wizard.layout import paragraph
 
+CONTINUE_WHY = (
+    "Yes goes on at its newest checkpoint as if it had never stopped. No leaves that run alone: choose another folder "
+    "then."
+)
+
 
 def checkpoint_dir(draft: Draft) -> Path:
     """Return where the models lie, as things stand."""
@@ -101,7 +106,7 @@ def after(name: str, draft: Draft, dialog: Dialog) -> None:
         return
     if not list_checkpoints(folder):
         dialog.note(f"{folder} already holds a run without a checkpoint to continue from. Choose another folder.")
-    elif dialog.confirm(f"{folder} already holds a run. Continue it?", default=True):
+    elif dialog.confirm(f"{folder} already holds a run. Continue it?", default=True, why=CONTINUE_WHY):
         draft.answers["resume_from"] = "latest"
         dialog.note("Resume from is now latest: the run goes on at its newest checkpoint.")
     else:

@@ -46,10 +46,15 @@ class Dialog:
         self.face = face
         self._page = ""
 
-    def open_page(self, step: str) -> None:
-        """Show a page's header, unless it is the page that is open."""
-        if step != self._page:
-            self._page = step
+    def open_page(self, step: str, *, page: str = "") -> None:
+        """Show a page's header, unless it is the page that is open.
+
+        Args:
+            step: what the header says.
+            page: what tells it from others, where `step` alone does not.
+        """
+        if (page or step) != self._page:
+            self._page = page or step
             self.face.show(header(step, self.face.width, self.face.glyphs))
 
     def close_page(self) -> None:
@@ -80,7 +85,7 @@ class Dialog:
         """Print lines as they are."""
         self.face.show(list(lines))
 
-    def ask(self, ask: Ask, read: Callable[[str], T], *, why: str = "") -> T:
+    def ask(self, ask: Ask, read: Callable[[str], T], *, why: str) -> T:
         """Ask until the answer is accepted.
 
         Args:
@@ -96,7 +101,7 @@ class Dialog:
         while True:
             typed = self.face.ask(ask)
             if typed == "?":
-                self.note(readable(why) if why else "There is nothing more to say about this one.")
+                self.note(readable(why))
             elif typed.lower() == "b":
                 raise BackError
             elif typed.lower() == "q":
@@ -109,7 +114,7 @@ class Dialog:
                 except RefusedError as refused:
                     self.problem(*refused.problems)
 
-    def choose(self, ask: Ask, *, why: str = "") -> str:
+    def choose(self, ask: Ask, *, why: str) -> str:
         """Ask for one of the choices and return its word; Enter alone takes the default."""
 
         def read(typed: str) -> str:
@@ -123,11 +128,10 @@ class Dialog:
             self.face.note_answer(ask.title, title, is_kept=word == ask.default)
         return word
 
-    def confirm(self, title: str, *, default: bool, text: Sequence[Line] = ()) -> bool:
+    def confirm(self, title: str, *, default: bool, why: str) -> bool:
         """Ask a yes-or-no question."""
         word = "yes" if default else "no"
-        ask = Ask(title, tuple(text), YES_NO, word, f"means {word}", hints=("b back", "q menu"))
-        return self.choose(ask) == "yes"
+        return self.choose(Ask(title, (), YES_NO, word, f"means {word}"), why=why) == "yes"
 
 
 def match_choice(choices: Sequence[Choice], typed: str) -> str:

@@ -1,5 +1,7 @@
 """The face for plain terminals: whole lines printed, whole lines read. Works in a pipe and in a notebook cell."""
 
+import builtins
+import inspect
 import sys
 from collections.abc import Sequence
 
@@ -48,10 +50,12 @@ class LinesFace:
         show_lines(self._terminal, [(("", ""),), *question(ask, self.width, self.glyphs)])
         prompt = f"  {self.glyphs.mark} "
         try:
-            typed = self._terminal.read(prompt)
+            typed = input(prompt)
         except EOFError:
             self._terminal.say()
             raise EndOfInputError(ask.title) from None
+        if inspect.isbuiltin(builtins.input) and not sys.stdin.isatty():  # a notebook puts its own input there
+            self._terminal.say(typed)  # nothing but a pipe leaves it to us to show what was answered
         return typed.strip().lstrip("\ufeff")  # some shells put a mark in front of what they pipe
 
     def show(self, lines: Sequence[Line]) -> None:

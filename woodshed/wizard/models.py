@@ -9,6 +9,7 @@ from woodshed.wizard.layout import columns, paragraph
 RECOMMENDED = ("acestep-v15-base", "acestep-v15-turbo", "acestep-v15-sft")
 """What to train on when nothing is known, best first. Adapters of base play on base, sft and turbo."""
 
+BASE_WHY = "Its page or its author says it. When in doubt take base."
 BASES = (
     Choice("base", "base", "the pretrained model: 50 steps, with guidance"),
     Choice("sft", "sft", "fine-tuned for quality: 50 steps, with guidance"),

@@ -27,6 +27,10 @@ from woodshed.wizard.questions import read_path, shown
 IMPORT = "import a file"  # with spaces, so that no preset is called like it
 
 
+REPLACE_WHY = "Yes overwrites what is there; no leaves it as it is."
+PLACE_WHY = "Yours are there in every folder you work in. A project's lie beside its songs and win over yours."
+
+
 def families_of(values: Mapping[str, Any], *, is_built_in: bool) -> tuple[str, ...]:
     """Return the kinds of adapter that a preset is for.
 
@@ -115,7 +119,9 @@ def save_page(dialog: Dialog, values: Mapping[str, Any], suggestion: str) -> str
     place = _ask_place(dialog)
     folder = preset_folders()[place]
     taken = [path.stem for path in folder.glob("*.toml") if path.stem.lower() == name.lower()]
-    if taken and not dialog.confirm(f"There is a preset {taken[0]} there already. Replace it?", default=False):
+    if taken and not dialog.confirm(
+        f"There is a preset {taken[0]} there already. Replace it?", default=False, why=REPLACE_WHY
+    ):
         raise BackError
     path = save_preset(name, values, place=place, replace=bool(taken))
     dialog.say(f"Saved as {path}")
@@ -128,7 +134,7 @@ def _ask_place(dialog: Dialog) -> Place:
         Choice("user", "yours", f"for every project: {folders['user']}"),
         Choice("project", "project", f"for this folder: {folders['project']}"),
     )
-    word = dialog.choose(Ask("Where to", choices=choices, default="user", enter="takes yours"))
+    word = dialog.choose(Ask("Where to", choices=choices, default="user", enter="takes yours"), why=PLACE_WHY)
     return "project" if word == "project" else "user"
 
 
@@ -142,8 +148,8 @@ def presets_page(dialog: Dialog) -> str | None:
         found = sorted(find_presets().items(), key=_by_size)
         choices = [Choice(name, name, _place_and_kind(name, place)) for name, place in found]
         choices.append(Choice(IMPORT, "Import a file", "a preset of Woodshed (TOML) or Side-Step (JSON)"))
-        ask = Ask("Presets", choices=tuple(choices), hints=("b back", "q menu"), is_menu=True)
-        word = dialog.choose(ask)
+        ask = Ask("Presets", choices=tuple(choices), is_menu=True)
+        word = dialog.choose(ask, why="Take one to see what it sets, to train with it, to export or to delete it.")
         try:
             if word == IMPORT:
                 _import(dialog)
@@ -176,13 +182,17 @@ def _one_preset(dialog: Dialog, name: str) -> bool:
     ]
     if find_presets()[name] != "built in":
         choices.append(Choice("delete", "Delete it"))
-    word = dialog.choose(Ask(name, choices=tuple(choices), default="train", enter="trains with it", is_menu=True))
+    ask = Ask(name, choices=tuple(choices), default="train", enter="trains with it", is_menu=True)
+    word = dialog.choose(ask, why="Training with it asks the usual questions; Enter then keeps what the preset sets.")
     if word == "export":
         target = _ask_path(dialog, "File to write", f"{name}.toml")
-        replace = target.exists() and dialog.confirm(f"{target} exists. Replace it?", default=False)
+        question = f"{target} exists. Replace it?"
+        replace = target.exists() and dialog.confirm(question, default=False, why=REPLACE_WHY)
         export_preset(name, target, replace=replace)
         dialog.say(f"Wrote {target}")
-    elif word == "delete" and dialog.confirm(f"Delete {name} for good?", default=False):
+    elif word == "delete" and dialog.confirm(
+        f"Delete {name} for good?", default=False, why="There is no way to bring it back."
+    ):
         dialog.say(f"Deleted {delete_preset(name)}")
     return word == "train"
 
@@ -201,4 +211,4 @@ def _ask_path(dialog: Dialog, title: str, suggestion: str) -> Path:
         return read_path(typed or suggestion)
 
     ask = Ask(title, default=suggestion, enter=f"takes {suggestion}" if suggestion else "", is_path=True)
-    return dialog.ask(ask, read)
+    return dialog.ask(ask, read, why="A file that ends in .json is JSON, any other is TOML. Tab completes paths.")

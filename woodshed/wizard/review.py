@@ -15,7 +15,7 @@ from woodshed.wizard.draft import Draft
 from woodshed.wizard.face import Ask, Choice, Glyphs, Line
 from woodshed.wizard.jobs import Job
 from woodshed.wizard.layout import columns, line, paragraph, readable
-from woodshed.wizard.preset_pages import save_page
+from woodshed.wizard.preset_pages import REPLACE_WHY, save_page
 from woodshed.wizard.questions import read_path, shown
 from woodshed.wizard.walk import Walk
 
@@ -157,8 +157,8 @@ def _change(walk: Walk) -> bool:
         for names in walk.draft.open_sections().values()
         for name in names
     ]
-    ask = Ask("Which setting?", choices=tuple(choices), hints=("b back", "q menu"), is_menu=True)
-    walk.ask_setting(walk.dialog.choose(ask))
+    ask = Ask("Which setting?", choices=tuple(choices), is_menu=True)
+    walk.ask_setting(walk.dialog.choose(ask, why="Type a part of a name to find it. What moves with it is said."))
     return True
 
 
@@ -179,8 +179,9 @@ def _save_run_file(walk: Walk) -> None:
         return path
 
     resolved = walk.draft.resolve()
-    path = walk.dialog.ask(Ask("File to write", default=default, enter=f"takes {default}", is_path=True), read)
-    if path.exists() and not walk.dialog.confirm(f"{path} exists. Replace it?", default=False):
+    ask = Ask("File to write", default=default, enter=f"takes {default}", is_path=True)
+    path = walk.dialog.ask(ask, read, why=f"It holds every setting; woodshed {walk.job.name} --config reads it.")
+    if path.exists() and not walk.dialog.confirm(f"{path} exists. Replace it?", default=False, why=REPLACE_WHY):
         return
     try:
         write_text(path, run_file_text(resolved))

@@ -49,6 +49,10 @@ ENTRIES = (
     Entry("settings", "Settings", "checkpoints, and what is remembered", ""),
     Entry(LEAVE, "Leave", "", ""),
 )
+MENU_WHY = (
+    "Songs are preprocessed once; then a LoRA or LoKr is trained on them, and listened to. Each job returns here, and "
+    "Ctrl-C does too."
+)
 ADAPTER_JOBS = {"inspect": "Look into an adapter", "export": "Export an adapter"}
 
 
@@ -115,9 +119,9 @@ class Session:
         title = next(entry.title for entry in entries if entry.word == default)
         choices = tuple(Choice(entry.word, entry.title, entry.note) for entry in entries)
         self._dialog.open_page("Woodshed")
-        ask = Ask("What next?", (), choices, default, f"takes {title}", ("q leave",), is_menu=True)
+        ask = Ask("What next?", (), choices, default, f"takes {title}", ("? why", "q leave"), is_menu=True)
         try:
-            word = self._dialog.choose(ask)
+            word = self._dialog.choose(ask, why=MENU_WHY)
         except KeyboardInterrupt:
             self._code = INTERRUPTED
             return False
@@ -127,7 +131,9 @@ class Session:
             return False
         finally:
             self._dialog.close_page()
-        return self._serve(next(entry for entry in entries if entry.word == word))
+        entry = next(entry for entry in entries if entry.word == word)
+        self._dialog.face.note_answer(ask.title, entry.title, is_kept=False)
+        return self._serve(entry)
 
     def _serve(self, entry: Entry) -> bool:
         if entry.word == LEAVE:
@@ -148,7 +154,9 @@ class Session:
         titles = {name: title for name, title in ADAPTER_JOBS.items() if name in self._jobs}
         choices = tuple(Choice(name, title, self._jobs[name].what) for name, title in titles.items())
         ask = Ask("Adapters", choices=choices, default=choices[0].word, enter=f"takes {choices[0].title}", is_menu=True)
-        self.start(self._dialog.choose(ask))
+        self.start(
+            self._dialog.choose(ask, why="Looking tells what is in it and whether it is live; neither changes it.")
+        )
 
     def _train_with(self, preset: str) -> None:
         """Start the training that a preset is for."""
@@ -264,7 +272,8 @@ class Session:
             Choice("menu", "Back to the menu"),
         )
         enter = f"takes {there[default].title}"
-        word = self._dialog.choose(Ask(title, choices=choices, default=default, enter=enter, is_menu=True))
+        ask = Ask(title, choices=choices, default=default, enter=enter, is_menu=True)
+        word = self._dialog.choose(ask, why="What this job made is filled in already; everything can be changed.")
         if word == "menu":
             return
         draft = self.draft(word)

@@ -79,11 +79,12 @@ def settings_page(dialog: Dialog) -> None:
         choices += [Choice(f"base of {name}", f"Base of {name}", f"now {base}") for name, base in bases.items()]
         choices.append(Choice("menu", "Back to the menu"))
         ask = Ask("Change what?", choices=tuple(choices), default="menu", enter="goes back", is_menu=True)
-        word = dialog.choose(ask)
+        word = dialog.choose(ask, why="Every command looks here for what it is not told.")
         if word == "menu":
             return
         if word == "checkpoints":
             ask_checkpoint_dir(dialog, str(folder or "checkpoints"))
             continue
         name = word.removeprefix("base of ")
-        remember.remember_base(name, dialog.choose(models.base_question(name, bases[name], dialog.face.width)))
+        ask = models.base_question(name, bases[name], dialog.face.width)
+        remember.remember_base(name, dialog.choose(ask, why=models.BASE_WHY))

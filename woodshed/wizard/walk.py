@@ -96,7 +96,7 @@ class Walk:
 
     def _take(self, step: Step) -> str | None:
         """Ask one question; return where to go on, if not at the next one."""
-        self.dialog.open_page(self.mark(step))
+        self.dialog.open_page(self.mark(step), page=step.section)
         if step.name == MODE:
             return self._ask_mode()
         self.draft.at = step.name
@@ -191,7 +191,7 @@ class Walk:
         model = str(self.draft.answers["model"])
         default = self.draft.base or remember.known_base(model) or "base"
         ask = models.base_question(model, default, self.dialog.face.width)
-        self.draft.base = self.dialog.choose(ask, why="Its page or its author says it. When in doubt take base.")
+        self.draft.base = self.dialog.choose(ask, why=models.BASE_WHY)
         remember.remember_base(model, self.draft.base)
 
     def ask_setting(self, name: str, *, can_skip: bool = False) -> None:
