@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.adapters.oracles import effective_weights, play_ace_step
 from woodshed.adapters import export as export_module
 from woodshed.adapters.changes import Difference, LowRank, Norms, Rotation
 from woodshed.adapters.comfyui_format import fit_for_comfyui, with_norms_over, write_comfyui
@@ -486,3 +487,54 @@ def test_only_factors_are_ever_rounded(tmp_path, dtype, write):
         assert value.dtype == (dtype if is_factor else torch.float32)
         if name.endswith("alpha"):
             assert (value.item(), value.dim()) == (pytest.approx(3 * 1.2345678), 0)
+
+
+LIES = [
+    {"linear_dim": 7, "factor": 3, "use_scalar": True, "decompose_both": True, "full_matrix": True, "linear_alpha": 99},
+    {"linear_dim": -5, "factor": 0, "weight_decompose": True},
+    {"linear_dim": "64", "factor": True, "unbalanced_factorization": True, "rs_lora": True},
+    {"linear_dim": 10**9, "factor": 10**9, "use_tucker": True, "bypass_mode": True},
+    {},
+]
+
+
+@pytest.mark.parametrize("dim", [2, 64])
+@pytest.mark.parametrize("lie", LIES)
+def test_what_a_strangers_header_says_is_kept_only_where_it_is_true(
+    export, make_decoder, targets, train_a_little, original_tree, tmp_path, lie, dim
+):
+    """A header with use_scalar would give every layer that is not in the file random weights in ACE-Step."""
+    adapter = attach_lokr(make_decoder(), targets, LokrSettings(dim, 3.0, factor=2), bias="none")
+    train_a_little(adapter)
+    (tmp_path / "trained").mkdir()
+    adapter.save(tmp_path / "trained", {})
+    file = tmp_path / "trained" / "lokr_weights.safetensors"
+    save_file(load_file(file), tmp_path / "liar.safetensors", {"lokr_config": json.dumps(lie)})
+    done = export(tmp_path / "liar.safetensors", "lycoris", base=False)
+    (written,) = done.path.iterdir()
+    with safe_open(written, "pt") as opened:
+        config = json.loads(opened.metadata()["lokr_config"])
+    off = (
+        "use_scalar",
+        "decompose_both",
+        "full_matrix",
+        "unbalanced_factorization",
+        "rs_lora",
+        "bypass_mode",
+        "use_tucker",
+    )
+    assert not any(config[name] for name in (*off, "weight_decompose"))
+    assert config["linear_alpha"] == (3.0 if dim == 2 else config["linear_dim"])
+    played = play_ace_step(original_tree(make_decoder()), written)
+    assert not played.skipped
+    for name, weight in effective_weights(original_tree(make_decoder())).items():
+        change = adapter.effective_delta(name) if name in targets else torch.zeros_like(weight)
+        torch.testing.assert_close(played.weights[name] - weight, change, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hint", [{"linear_dim": 40, "factor": 2}, {"linear_dim": 64, "factor": 2}])
+def test_a_header_that_is_true_is_kept(tmp_path, hint):
+    write_lycoris(tmp_path / "x.safetensors", Content({Q: lokr((2, 2), (16, 16))}, lokr_config=hint))
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["lokr_config"])
+    assert (config["linear_dim"], config["factor"]) == (hint["linear_dim"], 2)
