@@ -144,6 +144,17 @@ def test_the_recipe_names_the_base_when_the_user_does_not(source, export, checkp
         assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("family", "to"),
+    [("lora", to) for to in ("peft", "peft-faithful", "comfyui", "diffusers", "lycoris", "lora")]
+    + [("lokr", "diffusers-lokr"), ("lokr", "lycoris"), ("dora", "comfyui")],
+)
+def test_the_recipe_travels_into_every_format_and_back(source, export, family, to):
+    recipe = {"base_model": "acestep-v15-base", "custom_tag": "zydeco", "tag_position": "append", "shift": 3.0}
+    _, path = source(family, recipe=recipe)
+    assert read_adapter(export(path, to).path).recipe == recipe
+
+
 def test_a_model_that_the_user_names_must_exist(source, export, checkpoint_root):
     _, path = source()
     with pytest.raises(CheckpointError, match="nonsense"):
