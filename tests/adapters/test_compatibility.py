@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.adapters import oracles
+from tests.adapters.outcomes import judge
 from woodshed.adapters.dora import attach_dora
 from woodshed.adapters.export import export_adapter
 from woodshed.adapters.files import save_adapter
@@ -127,7 +128,7 @@ def rows_of(family, real_decoder, targets, train_a_little, base, folder):
         for player, play in oracles.PLAYERS.items():
             copied = copy.deepcopy(real_decoder)
             root = copied if player in oracles.ON_DIFFUSERS_NAMES else linears_of(copied)
-            cells[player] = oracles.judge(play(root, path), weights, trained)
+            cells[player] = judge(play(root, path), weights, trained)
         yield name, cells
 
 

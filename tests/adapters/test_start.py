@@ -1,5 +1,7 @@
 """Starting a run from an adapter: the same effect, ranks that can learn, and what cannot be kept refused beforehand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -216,3 +218,19 @@ def test_norms_that_were_written_for_todays_comfyui_are_translated(make, targets
     _, again, _ = start(read_adapter(tmp_path / "x.safetensors"), adapter_type="dora")
     for module in targets:
         torch.testing.assert_close(again.effective_delta(module), adapter.effective_delta(module), rtol=1e-4, atol=1e-5)
+
+
+def test_a_start_with_another_effect_is_found_out(saved_as, make):
+    saved = saved_as()
+    _, adapter, _ = make()
+    adapter.scales = {module: 1.001 * scale for module, scale in adapter.scales.items()}
+    whole = adapter.change
+    adapter.change = lambda module: replace(whole(module), scale=whole(module).scale / 1.001)
+    with pytest.raises(AdapterError, match="the relative error is in"):
+        start_from(adapter, saved)
+
+
+def test_a_scalar_starts_at_one_because_files_have_it_inside(saved_as, start):
+    _, adapter, _ = start(saved_as(**LOKR, lokr_use_scalar=True), **LOKR, lokr_use_scalar=True)
+    scalars = [value.item() for name, value in adapter.trainable_parameters().items() if name.endswith("scalar")]
+    assert scalars == [1.0] * len(adapter.modules)

@@ -31,8 +31,6 @@ def test_facts_tables_and_notices_are_printed_for_people(run, golden, checkpoint
     table = lines[lines.index("size of the change, % of the weights") :]
     assert [row.split()[0] for row in table[1:6]] == ["layer", "0", "1", "2", "3"]
     assert len({row.rindex(row.split()[-1]) + len(row.split()[-1]) for row in table[1:6]}) == 1  # right-aligned
-    points = {row.rindex(".") for row in table[2:6]}
-    assert len(points) == 1  # below each other, last zeros and all
     assert "carries no recipe" in lines[-1]
 
 

@@ -124,6 +124,7 @@ def make_xl_adapter(checkpoint_root, tmp_path):
         (("lora_r4",), ("--output", "x"), "xl-base", "is for another model"),
         (("lora_r4",), ("--output", "x", "--strength", "1", "2"), "base", "1 adapters and 2 strengths"),
         (("lora_r4",), ("--output", "x", "--strength", "nan"), "base", "strength must be"),
+        (("lora_r4",), ("--output", "x", "--strength", "much"), "base", "strength must be numbers; got much"),
         (("lora_r4", "nowhere"), ("--output", "x"), "base", "There is no adapter at"),
         (("lora_r4",), ("--output", "x"), "bass", "There is no model bass"),
     ],

@@ -1,5 +1,6 @@
 """The loop as a whole: what it yields, that it learns, repeats, resumes, stops and refuses."""
 
+import hashlib
 import json
 import math
 import tomllib
@@ -228,6 +229,8 @@ def test_the_adapters_header_says_how_it_was_made_and_how_to_play_it(settings_fo
     assert (recipe["shift"], recipe["num_inference_steps"]) == (3.0, 8)
     assert (recipe["songs"], recipe["epochs"], recipe["steps"]) == (5, 2, 6)
     assert recipe["settings"]["rank"] == 4
+    assert recipe["variant"] == "turbo"
+    assert recipe["dataset_digest"] == hashlib.sha256(b"a\nb\nc\nd\ne").hexdigest()
 
 
 @pytest.mark.parametrize("validation_share", [0.0, 0.2])

@@ -18,7 +18,7 @@ class Content:
     recipe: Recipe = field(default_factory=dict)
     biases: Mapping[str, Tensor] = field(default_factory=dict)  # trained biases of the base model, by original name
     bias_differences: Mapping[str, Tensor] = field(default_factory=dict)  # or how far they are from it
-    lokr_config: Mapping[str, Any] = field(default_factory=dict)  # with which ACE-Step rebuilds a LoKr
+    lokr_config: Mapping[str, Any] = field(default_factory=dict)  # what a LoKr was trained with, or its file says so
 
     @property
     def modules(self) -> list[str]:

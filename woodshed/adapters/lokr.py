@@ -23,7 +23,7 @@ from woodshed.adapters.content import Content
 from woodshed.adapters.kronecker import Kronecker
 from woodshed.adapters.lokr_forward import add_output, dense_delta
 from woodshed.adapters.lokr_shape import LokrSettings
-from woodshed.adapters.lycoris_format import LOKR_NAME, lokr_header, write_lycoris
+from woodshed.adapters.lycoris_format import LOKR_NAME, write_lycoris
 from woodshed.adapters.naming import lycoris_module
 from woodshed.settings.schema import BiasMode
 
@@ -116,15 +116,7 @@ class LokrAdapter(Adapter):
 
     def save(self, folder: Path, recipe: Recipe) -> None:
         """Write the LyCORIS file that ACE-Step, ComfyUI and LyCORIS read."""
-        settings = self.settings
-        config = lokr_header(
-            linear_dim=settings.linear_dim,
-            linear_alpha=settings.linear_alpha,
-            factor=settings.factor,
-            use_tucker=settings.use_tucker,
-            weight_decompose=settings.weight_decompose,
-            modules=list(self.modules),
-        )
+        config = {"linear_dim": self.settings.linear_dim, "factor": self.settings.factor}
         changes = {module: self.change(module) for module in self.modules}
         content = Content(changes, recipe, bias_differences=self.biases.differences(), lokr_config=config)
         write_lycoris(folder / LOKR_NAME, content)

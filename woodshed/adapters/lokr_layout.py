@@ -19,16 +19,27 @@ def common_factor(
         candidates: the factors to try, in this order; None for -1 and every left side there is.
     """
     splits = [split for change in changes.values() for split in change.splits]
-    tried = [-1, *sorted({left for left, _ in splits})] if candidates is None else candidates
+    tried = usual_factors(changes) if candidates is None else candidates
     return next((f for f in tried if all(factorize(left * right, f) == (left, right) for left, right in splits)), None)
 
 
-def common_rank(changes: Mapping[str, Kronecker]) -> int | None:
-    """Return a rank at which players make the second factor low-rank where it is, and whole where it is; or None."""
+def usual_factors(changes: Mapping[str, Kronecker]) -> list[int]:
+    """Return the factors that may have made these shapes: the automatic one, and every left side."""
+    return [-1, *sorted({left for change in changes.values() for left, _ in change.splits})]
+
+
+def common_rank(changes: Mapping[str, Kronecker], preferred: int | None = None) -> int | None:
+    """Return a rank at which players make the second factor low-rank where it is, and whole where it is; or None.
+
+    Args:
+        changes: by module.
+        preferred: to be taken where the shapes leave a choice, if it is one.
+    """
     dims = {change.dim for change in changes.values() if change.dim}
     largest = max(right for change in changes.values() for _, right in change.splits)
-    rank = dims.pop() if dims else largest // 2 + 1
-    return rank if not dims and all(is_built(change, rank) for change in changes.values()) else None
+    tried = dims or ([largest // 2 + 1] if preferred is None else [preferred, largest // 2 + 1])
+    fits = (rank for rank in tried if all(is_built(change, rank) for change in changes.values()))
+    return next(fits, None) if len(dims) < 2 else None
 
 
 def is_built(change: Kronecker, rank: int) -> bool:

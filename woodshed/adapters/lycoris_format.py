@@ -18,7 +18,7 @@ from woodshed.adapters.changes import Change, Difference, Hadamard, LowRank, Rot
 from woodshed.adapters.comfyui_format import stored_parts
 from woodshed.adapters.content import Content
 from woodshed.adapters.kronecker import Kronecker
-from woodshed.adapters.lokr_layout import common_factor, common_rank
+from woodshed.adapters.lokr_layout import common_factor, common_rank, usual_factors
 from woodshed.adapters.naming import comfyui_module, lycoris_module
 from woodshed.adapters.tensor_files import LOKR_KEY
 from woodshed.errors import AdapterError
@@ -47,7 +47,7 @@ def write_lycoris(path: Path, content: Content, *, dtype: torch.dtype = torch.fl
     header = {"format": "lycoris", "algo": _ALGORITHMS[content.family], RECIPE_KEY: json.dumps(dict(content.recipe))}
     config: Mapping[str, Any] = {}
     if content.family is Kronecker:
-        config = content.lokr_config or _lokr_config(content.changes)
+        config = _lokr_config(content.changes, content.lokr_config)
         header[LOKR_KEY] = json.dumps(dict(config))
     tensors: dict[str, Tensor] = {}
     for module, change in content.changes.items():
@@ -71,33 +71,20 @@ def require_lycoris_family(content: Content) -> None:
         raise AdapterError("A LyCORIS file holds LoKr, LoHa or LoRA; use --to comfyui for this adapter.")
 
 
-def lokr_header(
-    *, linear_dim: int, linear_alpha: float, factor: int, use_tucker: bool, weight_decompose: bool, modules: list[str]
-) -> dict[str, Any]:
-    """Return the settings with which ACE-Step rebuilds the modules that a file's tensors fit."""
-    return {
-        "linear_dim": linear_dim,
-        "linear_alpha": linear_alpha,
-        "factor": factor,
-        "decompose_both": False,
-        "use_tucker": use_tucker,
-        "use_scalar": False,
-        "weight_decompose": weight_decompose,
-        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in modules}),
-        "full_matrix": False,
-        "bypass_mode": False,  # older LyCORIS forgets the scale in it
-        "rs_lora": False,
-        "unbalanced_factorization": False,
-    }
+def _lokr_config(changes: Mapping[str, Any], hint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with which ACE-Step rebuilds the modules that a file's tensors fit.
 
-
-def _lokr_config(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Find settings that give these shapes.
+    Args:
+        changes: by module.
+        hint: what the adapter was trained with, or what a file says of that: kept where it gives these shapes.
 
     Raises:
         AdapterError: when one dimension, one alpha and one factor for all modules cannot.
     """
-    factor, dim = common_factor(changes, factorization), common_rank(changes)
+    said = {name: hint.get(name) for name in ("factor", "linear_dim")}
+    known = {name: value for name, value in said.items() if type(value) is int and (value > 0 or value == -1)}
+    factors = [*([known["factor"]] if "factor" in known else []), *usual_factors(changes)]
+    factor, dim = common_factor(changes, factorization, factors), common_rank(changes, known.get("linear_dim"))
     scales = {change.scale for change in changes.values() if change.dim}
     norms = {change.norms is not None for change in changes.values()}
     if factor is None or dim is None or len(scales) > 1 or len(norms) > 1:
@@ -105,11 +92,17 @@ def _lokr_config(changes: Mapping[str, Any]) -> dict[str, Any]:
             "ACE-Step rebuilds a LoKr from one dimension, one alpha and one factor, and this one has several or "
             "others. Use --to comfyui or lora."
         )
-    return lokr_header(
-        linear_dim=dim,
-        linear_alpha=(scales.pop() if scales else 1.0) * dim,
-        factor=factor,
-        use_tucker=False,
-        weight_decompose=norms == {True},
-        modules=list(changes),
-    )
+    return {
+        "linear_dim": dim,
+        "linear_alpha": (scales.pop() if scales else 1.0) * dim,
+        "factor": factor,
+        "decompose_both": False,
+        "use_tucker": False,
+        "use_scalar": False,
+        "weight_decompose": norms == {True},
+        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in changes}),
+        "full_matrix": False,
+        "bypass_mode": False,  # older LyCORIS forgets the scale in it
+        "rs_lora": False,
+        "unbalanced_factorization": False,
+    }

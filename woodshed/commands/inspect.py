@@ -72,14 +72,9 @@ def _text(name: str, value: Any) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
-def _cell(name: str, value: Any) -> str:
-    """Return a value of a table; numbers keep their last zeros, so that the points stand below each other."""
-    return f"{value:#.4g}".removesuffix(".") if isinstance(value, float) else _text(name, value)
-
-
 def _table_lines(table: "Table") -> list[str]:
     """Return a table with its columns as wide as what they hold, numbers to the right."""
-    rows = ([_cell(name, value) for name, value in zip(table.columns, row, strict=True)] for row in table.rows)
+    rows = ([_text(name, value) for name, value in zip(table.columns, row, strict=True)] for row in table.rows)
     cells = [list(table.columns), *rows]
     widths = [max(len(row[place]) for row in cells) for place in range(len(table.columns))]
     numbers = [any(isinstance(row[place], int | float) for row in table.rows) for place in range(len(table.columns))]
