@@ -277,7 +277,7 @@ def test_songs_in_memory_need_their_files_no_more(dataset, load):
 
 
 def test_auto_keeps_songs_in_memory_up_to_a_limit(dataset, load, monkeypatch):
-    size = dataset.size_in_bytes()
+    size = sum(path.stat().st_size for path in dataset.files)
     for limit, expected in ((size, True), (size - 1, False)):
         monkeypatch.setattr(batches, "MEMORY_LIMIT", limit)
         loader = load(dataset, keep_in_memory="auto", num_workers=1)
@@ -285,7 +285,7 @@ def test_auto_keeps_songs_in_memory_up_to_a_limit(dataset, load, monkeypatch):
 
 
 def test_large_songs_are_not_measured_when_nobody_asks(dataset, load, monkeypatch):
-    monkeypatch.setattr(SongDataset, "size_in_bytes", lambda _self: pytest.fail("one look at each file is slow"))
+    monkeypatch.setattr(SongDataset, "weighs_at_most", lambda *_: pytest.fail("one look at each file is slow"))
     assert load(dataset, keep_in_memory="yes").is_resident
     assert not load(dataset, keep_in_memory="no").is_resident
 

@@ -1,7 +1,10 @@
 """Folders of sample files of any origin are found and read; whatever cannot be trained on is refused in words."""
 
+import json
+import os
 import pickle
 import shutil
+import tracemalloc
 
 import pytest
 import torch
@@ -273,10 +276,29 @@ def test_a_large_dataset_is_opened_without_reading_its_files(write_sample, open_
         found[1]
 
 
-def test_the_size_is_that_of_the_files(write_sample, open_folder):
+def test_the_weight_is_that_of_the_files_and_no_more_are_looked_at_than_must_be(write_sample, open_folder):
     weights = [write_sample(name, frames=frames).stat().st_size for name, frames in (("a", 5), ("b", 500))]
-    assert open_folder().size_in_bytes() == sum(weights)
-    assert weights[1] > weights[0]
+    found = open_folder()
+    assert found.weighs_at_most(sum(weights))
+    assert not found.weighs_at_most(sum(weights) - 1)
+    found.files[1].unlink()
+    assert not found.weighs_at_most(weights[0] - 1), "the first says it already"
+
+
+def test_many_songs_are_a_few_hundred_bytes_each(write_sample, open_folder, folder):
+    first = write_sample("song 0")
+    names = ["song 0.pt", *(f"a song with a long name, number {number:06}.pt" for number in range(20_000))]
+    for name in names[1:]:
+        os.link(first, folder / name)
+    write_manifest(folder, json.dumps({"samples": names, "woodshed": {"fingerprint": "f00"}}))
+    tracemalloc.start()
+    found = open_folder()
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == len(names)
+    assert held / len(names) < 500
+    assert most / len(names) < 1500, "while the manifest is read"
+    assert found[12_345].name == "a song with a long name, number 012344"
 
 
 def test_a_dataset_travels_to_a_worker_small_and_whole(write_sample, open_folder):

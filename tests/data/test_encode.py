@@ -362,6 +362,25 @@ def test_a_missing_part_of_the_model_is_said(settings_for, checkpoint_root, tmp_
         list(preprocess(settings_for(checkpoint_dir=root)))
 
 
+@pytest.mark.parametrize(
+    "file",
+    ["vae/diffusion_pytorch_model.safetensors", "Qwen3-Embedding-0.6B/tokenizer.json", "vae/config.json"],
+)
+def test_another_vae_or_text_encoder_redoes_every_song(counts, checkpoint_root, tmp_path, file):
+    root = tmp_path / "checkpoints"
+    shutil.copytree(checkpoint_root, root, ignore=shutil.ignore_patterns("*xl*", "*sft", "*turbo"))
+    assert counts(checkpoint_dir=root) == (3, 0, 0)
+    shutil.copytree(root, tmp_path / "moved")
+    assert counts(checkpoint_dir=tmp_path / "moved") == (0, 3, 0), "where they lie does not matter"
+    with (root / file).open("ab") as written:
+        written.write(b" ")
+    if file.endswith("safetensors"):
+        content = bytearray((checkpoint_root / file).read_bytes())
+        content[-2] ^= 1
+        (root / file).write_bytes(content)
+    assert counts(checkpoint_dir=root) == (3, 0, 0)
+
+
 def test_names_that_are_no_text_and_names_that_are_very_long_are_encoded(counts, music, open_for):
     (music / "a.wav").rename(music / ("夜の歌" * 27 + ".wav"))
     (music / "one" / "b.wav").rename(music / "one" / "caf\udce9 \U0001f3b5.wav")

@@ -71,7 +71,7 @@ class BatchLoader:
         crop_seconds: float = 0,
     ) -> None:
         self.is_resident = keep_in_memory == "yes" or (
-            keep_in_memory == "auto" and dataset.size_in_bytes() <= MEMORY_LIMIT
+            keep_in_memory == "auto" and dataset.weighs_at_most(MEMORY_LIMIT)
         )
         self.num_workers = 0 if self.is_resident or sys.platform == "win32" else num_workers
         self._batches = _EpochBatches(len(dataset), batch_size, seed)

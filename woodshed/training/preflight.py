@@ -242,7 +242,7 @@ def _refuse_other_targets(resume: ResumePoint, settings: TrainSettings, targets:
 def _stays_in_memory(settings: TrainSettings, dataset: SongDataset) -> bool:
     """Tell what `keep_in_memory` comes to with this dataset."""
     if settings.keep_in_memory == "auto":
-        return dataset.size_in_bytes() <= MEMORY_LIMIT
+        return dataset.weighs_at_most(MEMORY_LIMIT)
     return settings.keep_in_memory == "yes"
 
 
