@@ -76,7 +76,8 @@ def test_enough_is_what_holds_half_of_the_response():
 
 
 @pytest.mark.parametrize(
-    ("own", "cross", "word"), [(1, 1, "both"), (3, 1, "self"), (1, 3, "cross"), (0, 0, "both"), (1.9, 1, "both")]
+    ("own", "cross", "word"),
+    [(1, 1, "both"), (2.01, 1, "self"), (1, 2.01, "cross"), (0, 0, "both"), (1.99, 1, "both"), (1, 1.99, "both")],
 )
 def test_one_kind_of_attention_is_recommended_where_it_clearly_responds_more(own, cross, word):
     scores = {"layers.0.self_attn.q_proj": own, "layers.0.cross_attn.q_proj": cross, "layers.0.mlp.up_proj": 99}
@@ -95,6 +96,16 @@ def test_the_recommendation_names_attention_projections_and_layers_with_their_sh
         "Projections: q_proj (100% of what the recommended modules hold).",
         "Layers: 0 1; the 3 recommended modules hold 88% of the whole response.",
     ]
+
+
+def test_as_many_projections_are_named_as_hold_four_fifths_of_what_is_recommended():
+    shapes = {f"layers.0.self_attn.{name}_proj": (4, 4) for name in "qkv"}
+    for scores, named in (((5, 3.1, 1.9), "q_proj k_proj (81%"), ((5, 2.9, 2.1), "q_proj k_proj v_proj (100%")):
+        norms = {name: [score, score] for name, score in zip(shapes, map(float, scores), strict=True)}
+        entries = rank_modules(norms, shapes, "module")
+        values = {name: module_score(own, shapes[name]) for name, own in norms.items()}
+        said = recommend(entries, values, top_k=3, correlation=1.0, batches=2)
+        assert said[1] == f"Projections: {named} of what the recommended modules hold)."
 
 
 def test_a_ranking_that_is_mostly_chance_asks_for_more_batches():

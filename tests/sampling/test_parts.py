@@ -1,6 +1,5 @@
 """What lies in memory while a song is made."""
 
-import gc
 import weakref
 
 import pytest
@@ -35,7 +34,6 @@ def loads(monkeypatch):
         load = getattr(parts, name)
 
         def loading(*given, **more):
-            gc.collect()
             seen.append((what, [other for other, reference in alive if reference() is not None]))
             loaded = load(*given, **more)
             alive.append((what, weakref.ref(loaded)))

@@ -42,6 +42,11 @@ def test_an_adapter_of_another_model_is_refused_by_its_shapes(settings_for, gold
     assert "lora_r4 is for another model than acestep-v15-xl-turbo: 32 of its 32 layers" in problem
 
 
+def test_an_adapter_that_fits_any_number_of_rows_is_compared_by_its_columns(settings_for, adapter_of):
+    assert prepare(settings_for(adapter=adapter_of("oft"))).versions[0].name == "style"
+    assert "is for another model" in problems_of(settings_for(model="xl-turbo", adapter=adapter_of("oft")))[0]
+
+
 @pytest.mark.parametrize(("name", "part"), [("song", "no ending"), ("song.ogg", "got .ogg")])
 def test_only_wav_and_flac_can_be_written(settings_for, tmp_path, name, part):
     (problem,) = problems_of(settings_for(output=tmp_path / name))
