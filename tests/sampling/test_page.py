@@ -180,7 +180,10 @@ def test_another_version_goes_on_where_the_one_before_it_stands(browser):
     browser.run("new Promise(done => document.querySelector('audio').addEventListener('seeked', done, {once: true}))")
     assert browser.run(SOURCES)[0].endswith("epoch-10/1-a-song.wav")
     assert browser.run("document.querySelector('audio').currentTime") >= 0.5
-    assert browser.run(PLAYED % (0, 0.6)) > 0.6
+    assert browser.run("document.querySelector('audio').paused") is False
+    browser.run("document.querySelectorAll('input')[4].click()")
+    browser.run("new Promise(done => setTimeout(done, 200))")
+    assert browser.run("document.querySelectorAll('audio')[1].paused") is True  # what did not play stays silent
     assert browser.spoken("Audio")[0] == f"{SONGS['1-a-song.wav']}, epoch 10"
 
 
