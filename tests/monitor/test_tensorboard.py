@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from woodshed.data.audio import decode
 from woodshed.monitor.tensorboard import TensorBoard
 from woodshed.sampling.waveform import write_sound
 from woodshed.training.events import SampleMade, Saved, Started, StepDone, Validated
@@ -113,7 +114,7 @@ def test_an_overflowed_step_is_a_gap_that_the_curve_survives(draw, folder, run_o
 
 
 def test_validation_and_samples_can_be_looked_at_and_heard(draw, folder, run_of, tmp_path):
-    write_sound(tmp_path / "a.wav", 0.5 * torch.ones(2, 4800))
+    write_sound(tmp_path / "a.wav", torch.tensor([[0.5], [-0.1]]).expand(2, 4800))
     found = Validated(2, 6, 3, 0.9, -0.1, 0.01, 0.7, -0.3, 0.02, 0.2, True, 1.5)
     gone = SampleMade(tmp_path / "gone.wav", 2, 6, 2, "b", 48_000, 0.1)
     draw([*run_of(), found, SampleMade(tmp_path / "a.wav", 2, 6, 1, "a", 48_000, 0.1), gone])
@@ -133,3 +134,5 @@ def test_validation_and_samples_can_be_looked_at_and_heard(draw, folder, run_of,
     assert accumulator.Tags()["audio"] == ["samples/1"]
     (heard,) = accumulator.Audio("samples/1")
     assert (heard.step, heard.sample_rate, heard.length_frames) == (6, 48_000, 4800)
+    (tmp_path / "heard.wav").write_bytes(heard.encoded_audio_string)
+    assert decode(tmp_path / "heard.wav").mean().item() == pytest.approx(0.2, abs=1e-3)  # both sides of the sound

@@ -10,7 +10,7 @@ from woodshed.adapters.oft import attach_oft
 from woodshed.models.checkpoints import choose_model, find_checkpoints
 from woodshed.models.load import load_decoder
 from woodshed.settings.resolve import Layer, resolve
-from woodshed.settings.schema import GenerateSettings
+from woodshed.settings.schema import GenerateSettings, TrainSettings
 
 TARGETS = [f"layers.{layer}.cross_attn.{part}_proj" for layer in range(4) for part in "qv"]
 LOKR = LokrSettings(linear_dim=4, linear_alpha=4, factor=4)
@@ -59,3 +59,43 @@ def adapter_of(checkpoint_root, tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture
+def training_settings_for(tmp_path, checkpoint_root):
+    """Training settings for two short songs that sample after every epoch; arguments change them."""
+    folder = tmp_path / "tensors"
+    folder.mkdir()
+    for seed, name in enumerate(("a song", "b")):
+        generator = torch.Generator().manual_seed(seed)
+        latents = torch.randn(12, 16, generator=generator)
+        sample = {
+            "target_latents": latents,
+            "attention_mask": torch.ones(12),
+            "encoder_hidden_states": torch.randn(5, 32, generator=generator),
+            "encoder_attention_mask": torch.ones(5, dtype=torch.bool),
+            "context_latents": torch.cat([0.1 * latents, torch.ones_like(latents)], dim=1),
+            "metadata": {},
+        }
+        torch.save(sample, folder / f"{name}.pt")
+
+    def build(output="out", **changes):
+        values = {
+            "checkpoint_dir": checkpoint_root,
+            "model": "acestep-v15-base",
+            "dataset_dir": folder,
+            "output_dir": tmp_path / output,
+            "device": "cpu",
+            "rank": 4,
+            "learning_rate": 0.05,
+            "warmup_steps": 0,
+            "epochs": 2,
+            "num_workers": 0,
+            "save_every": 0,
+            "sample_every_n_epochs": 1,
+            "sample_seconds": 0.4,
+            "num_inference_steps": 2,
+        }
+        return resolve(TrainSettings, [Layer("test", values | changes)]).settings
+
+    return build

@@ -180,7 +180,10 @@ def test_another_version_goes_on_where_the_one_before_it_stands(browser):
     browser.run("new Promise(done => document.querySelector('audio').addEventListener('seeked', done, {once: true}))")
     assert browser.run(SOURCES)[0].endswith("epoch-10/1-a-song.wav")
     assert browser.run("document.querySelector('audio').currentTime") >= 0.5
-    assert browser.run(PLAYED % (0, 0.6)) > 0.6
+    assert browser.run("document.querySelector('audio').paused") is False
+    browser.run("document.querySelectorAll('input')[4].click()")
+    browser.run("new Promise(done => setTimeout(done, 200))")
+    assert browser.run("document.querySelectorAll('audio')[1].paused") is True  # what did not play stays silent
     assert browser.spoken("Audio")[0] == f"{SONGS['1-a-song.wav']}, epoch 10"
 
 
@@ -189,12 +192,14 @@ def test_another_version_goes_on_where_the_one_before_it_stands(browser):
 def test_blind_names_nothing_until_it_is_revealed_and_the_favourite_is_counted(browser):
     assert browser.run(LABELS) == list(VERSIONS.values()) * 2
     seen = set()
-    for _ in range(12):
+    for _ in range(80):  # by chance, one version never comes first in one of 10^14 runs
+        if len(seen) == len(VERSIONS):
+            break
         click(browser, "Shuffle again" if seen else "Listen blind")
         assert browser.run(LABELS) == ["A", "B", "C"] * 2
         assert "epoch" not in browser.run("document.body.innerText")
         seen.add(browser.run(SOURCES)[0])
-    assert len(seen) == 3  # every version comes first at times
+    assert len(seen) == len(VERSIONS)  # every version comes first at times
     click(browser, "I like this one best")
     first = browser.run(SOURCES)[0].split("/")[-2]
     click(browser, "Reveal the names")

@@ -72,6 +72,8 @@ def test_what_trains_and_what_does_not_are_together_the_song_with_its_context(se
             pieces = [getattr(piece, part) for piece in (training[name], passage, training[f"{name} (2)"])]
             assert torch.equal(torch.cat(pieces), whole[key])
         assert torch.equal(passage.conditions, whole["encoder_hidden_states"])
+        for part in (passage.latents, passage.context):  # a part in memory does not hold on to the whole song
+            assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
     assert torch.equal(training["c"].latents, song(dataset_dir, "c")["target_latents"])
     assert [len(passage.latents) for passage in held_out] == [150, 128]
 

@@ -23,7 +23,7 @@ class Passage:
 
     song: int  # in the dataset
     start: int  # frame
-    stop: int
+    stop: int | None  # None for the end of the song
     name: str
 
 
@@ -102,16 +102,14 @@ def cut(songs: SongDataset, passages: Mapping[int, tuple[int, int]]) -> tuple[Pa
 
     The pieces that come first keep the names of their songs, and stand before the others, as do songs without a
     passage.
-
-    Raises:
-        DataError: when a song cannot be read.
     """
     before, after, held_out = [], [], []
     for index, name in enumerate(songs.names):
-        frames = len(read_sample(songs.files[index], songs.demands).latents)
-        start, stop = passages.get(index, (frames, frames))
+        if index not in passages:
+            before.append(Passage(index, 0, None, name))
+            continue
+        start, stop = passages[index]
         before.append(Passage(index, 0, start, name))
-        if index in passages:
-            held_out.append(Passage(index, start, stop, f"{name} [{start}:{stop}]"))
-            after.append(Passage(index, stop, frames, f"{name} (2)"))
+        held_out.append(Passage(index, start, stop, f"{name} [{start}:{stop}]"))
+        after.append(Passage(index, stop, None, f"{name} (2)"))
     return PassageDataset(songs, [*before, *after]), PassageDataset(songs, held_out)
