@@ -57,6 +57,7 @@ def test_a_sparse_mask_skips_the_blocks_beyond_the_window():
     assert whole.full_kv_num_blocks.tolist() == [[[16] * 16]]
 
 
+@pytest.mark.gpu
 @ON_CUDA
 @pytest.mark.parametrize("window", [None, 3])
 def test_flash_attention_shows_each_song_alone(window):
