@@ -31,7 +31,7 @@ def training_peak(checkpoint_root, dataset_dir, folder, **changes):
     values |= {"output_dir": folder, "device": "cpu", "rank": 4, "warmup_steps": 0, "gradient_accumulation": 1}
     run = load_run(check(resolve(TrainSettings, [Layer("test", values | changes)]).settings))
     (batch,) = (batch for batch in run.loader.epoch(1) if batch.names == ("c",))
-    return peak_of(lambda: take_step(run, [batch]))
+    return peak_of(lambda: take_step(run, [*run.prepare([batch])]))
 
 
 def estimate_peak(settings):

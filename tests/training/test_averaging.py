@@ -35,7 +35,7 @@ def run_and_measure(settings_for):
     def build(**changes):
         run = load_run(check(settings_for(**HELD | {"learning_rate": 0.02, "warmup_steps": 0, "dropout": 0} | changes)))
         for batch in list(run.loader.epoch(1)):
-            take_step(run, [batch])
+            take_step(run, [*run.prepare([batch])])
         run.loader.close()
         validation = Validation(run, {})
         return run, validation, Averaging(run, validation)
