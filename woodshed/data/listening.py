@@ -20,7 +20,7 @@ BANDS, PIECES = 16, 64
 LOWEST, HIGHEST = 80.0, 8_000.0  # Hz: what any encoding keeps
 RANGE = 50.0  # dB below the loudest band that still count
 FULL_SCALE = 0.999
-SAME_PICTURE, SAME_COURSE = 0.97, 0.9  # correlations from which two songs count as one
+SAME_PICTURE, SAME_COURSE = 0.93, 0.75  # correlations from which two songs count as one; see docs/decisions/0007
 COURSE = 1.0  # dB; below that a song does not change enough to compare how it changes
 SAME_LENGTH = 1.05
 
