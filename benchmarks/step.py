@@ -5,11 +5,12 @@
 
 All rows of a length are measured in one process on one loaded model: first diffusers' decoder with PEFT's LoRA as they
 come, then ours with one technique after the other. A micro-step is forward and backward pass of one song; the time is
-the median over repetitions between two waits for the device, so that waiting for the processor counts. The error is
-that of the adapter's gradient against float32 by `--check`, relative to its norm.
+the median over repetitions between two waits for the device, so that waiting for the processor counts. The norm is that
+of the adapter's gradient, by which rows can be compared.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -48,8 +49,6 @@ def measure(step: Callable[[], object], *, repeats: int) -> dict[str, float]:
     for _ in range(3):
         step()
     _wait()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     for _ in range(repeats):
         began = time.perf_counter()
         step()
@@ -89,6 +88,8 @@ def row(folder: Path, model: str, seconds: int, changes: dict[str, object], flag
     """Measure one configuration."""
     from woodshed.models.devices import repeatable
 
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     run = load(folder, model, seconds, changes, flags)
     began = time.monotonic()
     songs = next(run.prepare(run.loader.epoch(1)))
@@ -123,6 +124,7 @@ def main() -> None:
             if arguments.rows and name not in arguments.rows.split(";"):
                 continue
             found = row(arguments.folder, arguments.model, seconds, changes, arguments.flags, arguments.repeats)
+            gc.collect()  # a model that is still there would count for the next row
             torch.cuda.empty_cache()
             sys.stdout.write(json.dumps({"seconds": seconds, "row": name} | found) + "\n")
             sys.stdout.flush()
