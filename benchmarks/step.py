@@ -3,10 +3,10 @@
     python benchmarks/step.py --folder DIR                        # toy size, on any machine
     python benchmarks/step.py --folder DIR --model 2b --seconds 60,240,600
 
-All rows of a length are measured in one process on one loaded model: first diffusers' decoder with PEFT's LoRA as they
-come, then ours with one technique after the other. A micro-step is forward and backward pass of one song; the time is
-the median over repetitions between two waits for the device, so that waiting for the processor counts. The norm is that
-of the adapter's gradient, by which rows can be compared.
+All rows are measured in one process: first the library's modules as they are, then with one technique after the other;
+what a machine cannot do is skipped. A micro-step is forward and backward pass of one song; the time is the median over
+repetitions between two waits for the device, so that waiting for the processor counts. The norm is that of the
+adapter's gradient, by which rows can be compared.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 from real_size import build
+
+from woodshed.errors import UserError
 
 BASE = {"compile": "no", "cuda_graphs": "no", "attention": "blocks"}
 ROWS: dict[str, dict[str, object]] = {
@@ -84,7 +86,9 @@ def load(folder: Path, model: str, seconds: int, changes: dict[str, object], fla
     return load_run(check(resolve(TrainSettings, [Layer("benchmark", values), typed]).settings))
 
 
-def row(folder: Path, model: str, seconds: int, changes: dict[str, object], flags: list[str], repeats: int) -> dict:
+def row(
+    folder: Path, model: str, seconds: int, changes: dict[str, object], flags: list[str], repeats: int
+) -> dict[str, object]:
     """Measure one configuration."""
     from woodshed.models.devices import repeatable
 
@@ -123,7 +127,10 @@ def main() -> None:
         for name, changes in ROWS.items():
             if arguments.rows and name not in arguments.rows.split(";"):
                 continue
-            found = row(arguments.folder, arguments.model, seconds, changes, arguments.flags, arguments.repeats)
+            try:
+                found = row(arguments.folder, arguments.model, seconds, changes, arguments.flags, arguments.repeats)
+            except UserError as error:
+                found = {"skipped": str(error)}
             gc.collect()  # a model that is still there would count for the next row
             torch.cuda.empty_cache()
             sys.stdout.write(json.dumps({"seconds": seconds, "row": name} | found) + "\n")
