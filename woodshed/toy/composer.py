@@ -151,7 +151,7 @@ def render(
 
 
 def _pad(t: Sound, hertz: float) -> Sound:
-    return partials(t, hertz, (1, 0.3, 0.1), fading=1.5) * np.minimum(t / 0.02, 1)
+    return np.asarray(partials(t, hertz, (1, 0.3, 0.1), fading=1.5) * np.minimum(t / 0.02, 1))
 
 
 SOFT_CHORDS = Instrument(_pad, 1.0)

@@ -34,12 +34,12 @@ def partials(t: Sound, hertz: float, amplitudes: Sequence[float], fading: float 
 
 
 def _attack(t: Sound, seconds: float) -> Sound:
-    return np.minimum(t / seconds, 1.0)
+    return np.asarray(np.minimum(t / seconds, 1.0))
 
 
 def _flute(t: Sound, hertz: float) -> Sound:
     vibrato = 0.3 * np.sin(2 * np.pi * 5 * t)  # added to the phase
-    return 0.75 * np.sin(2 * np.pi * hertz * t + vibrato) * _attack(t, 0.06)
+    return np.asarray(0.75 * np.sin(2 * np.pi * hertz * t + vibrato) * _attack(t, 0.06))
 
 
 def _plucked_string(t: Sound, hertz: float) -> Sound:
@@ -58,7 +58,7 @@ def _square_lead(t: Sound, hertz: float) -> Sound:
 def _bell(t: Sound, hertz: float) -> Sound:
     strengths = {1.0: 0.8, 2.76: 0.9, 5.4: 0.5}
     tones = [a * np.sin(2 * np.pi * hertz * r * t) * np.exp(-1.6 * r * t) for r, a in strengths.items()]
-    return 0.7 * np.sum(tones, axis=0) * _attack(t, 0.002)
+    return np.asarray(0.7 * np.sum(tones, axis=0) * _attack(t, 0.002))
 
 
 def _bass(t: Sound, hertz: float) -> Sound:
@@ -72,14 +72,14 @@ def _drum_kit(t: Sound, hertz: float) -> Sound:
     if height < 4:
         return np.asarray(1.3 * np.sin(2 * np.pi * (50 * t + 3.5 * (1 - np.exp(-30 * t)))) * np.exp(-9 * t))
     if height < 8:
-        return 0.55 * noise * np.exp(-16 * t) + 0.5 * np.sin(2 * np.pi * 185 * t) * np.exp(-20 * t)
+        return np.asarray(0.55 * noise * np.exp(-16 * t) + 0.5 * np.sin(2 * np.pi * 185 * t) * np.exp(-20 * t))
     return 0.45 * np.diff(noise, prepend=0.0) * np.exp(-45 * t)
 
 
 def _mandolin(t: Sound, hertz: float) -> Sound:
     """Strike the same string again and again; the strings in the middle of its range are the strongest."""
     tone = partials(t, hertz, (0.35, 0.6, 1.0, 0.9, 0.75, 0.5, 0.4, 0.25))
-    return 0.3 * tone * np.exp(-13 * (t % (1 / STROKES_PER_SECOND))) * _attack(t, 0.002)
+    return np.asarray(0.3 * tone * np.exp(-13 * (t % (1 / STROKES_PER_SECOND))) * _attack(t, 0.002))
 
 
 MIDDLE_C = 261.63
@@ -125,6 +125,6 @@ def random_instrument(random: np.random.Generator) -> Instrument:
 
     def voice(t: Sound, hertz: float) -> Sound:
         tremolo = 1 - depth * (t * speed % 1)
-        return loudness * partials(t, hertz, amplitudes.tolist(), fading) * tremolo * _attack(t, attack)
+        return np.asarray(loudness * partials(t, hertz, amplitudes.tolist(), fading) * tremolo * _attack(t, attack))
 
     return Instrument(voice, ringing)
