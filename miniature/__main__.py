@@ -2,8 +2,12 @@
 
 import argparse
 import json
+import multiprocessing
+import os
+import shutil
 import time
 from dataclasses import fields
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from miniature.decoder import Dataset, train_base, train_turbo, write_model
-from miniature.listen import HELD_OUT_SEED, Listener, Playing, asked_pieces, judge
+from miniature.listen import HELD_OUT_SEED, Listener, Playing, asked_pieces, hear, judge
 from miniature.sizes import MODEL, SEED, VAE, Budget
+from miniature.snake import use_fast_snake
 from miniature.songs import Songs, sound_of, training_seeds
 from miniature.stage import Log
 from miniature.vae import encode_silence, encode_songs, measure, train_vae, unit_scale
@@ -30,46 +35,57 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="25 GB of songs go here and are removed")
     for field in fields(Budget):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
-    parser.add_argument("--no-listening", action="store_true", help="write no figures of the models")
+    parser.add_argument("--vae", type=Path, help="a VAE's folder to use instead of training one")
+    parser.add_argument("--no-listening", action="store_true", help="write no figures of what the models play")
+    parser.add_argument("--only-vae", action="store_true", help="end when the VAE is trained")
     arguments = parser.parse_args()
     budget = Budget(**{field.name: getattr(arguments, field.name) for field in fields(Budget)})
     arguments.output.mkdir(parents=True, exist_ok=True)
+    use_fast_snake()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+    is_heard = not (arguments.no_listening or arguments.only_vae)
+    ears = multiprocessing.get_context("fork").Pool(max(1, (os.cpu_count() or 2) // 4))
+    if is_heard:
+        ears.map_async(hear, [np.zeros((2, SAMPLE_RATE))] * 64)  # they learn while the GPU trains
     songs_file = arguments.scratch / "miniature-songs.i16"
     try:
-        figures = _train(arguments.output, songs_file, budget, device)
+        figures = _train(arguments.output, songs_file, budget, device, arguments.vae, is_short=arguments.only_vae)
     finally:
         songs_file.unlink(missing_ok=True)
-    if not arguments.no_listening:
-        figures |= _listen(arguments.output, budget, device)
+    if is_heard:
+        figures |= _listen(arguments.output, budget, device, ears)
         _write_figures(arguments.output, figures)
+    ears.terminate()
 
 
 def _write_figures(output: Path, figures: dict[str, object]) -> None:
     (output / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
-def _train(output: Path, songs_file: Path, budget: Budget, device: torch.device) -> dict[str, object]:
+def _train(
+    output: Path, songs_file: Path, budget: Budget, device: torch.device, vae_folder: Path | None, *, is_short: bool
+) -> dict[str, object]:
     """Train every part and write it as soon as it is there."""
     log = Log(output / "log.jsonl")
     songs = Songs(songs_file, training_seeds(budget.songs, budget.vae_songs // 3))
+    named = [number for number, seed in enumerate(songs.seeds) if seed < budget.songs]
     figures: dict[str, object] = {}
     root = output / "checkpoints"
     write_text_encoder(root / TEXT_ENCODER_FOLDER)
-    vae = train_vae(songs.wait_for, budget, device, log)
-    everything = songs.wait_for(len(songs.seeds))
-    named = [number for number, seed in enumerate(songs.seeds) if seed < budget.songs]
-    log("songs", count=len(songs.seeds))
-    means, _ = encode_songs(vae, everything, named[:512], device)
-    figures["latent_scale"] = unit_scale(vae, means)
-    _write_vae(root / VAE_FOLDER, vae)
+    if vae_folder is None:
+        vae = train_vae(songs.wait_for, budget, device, log)
+        means, _ = encode_songs(vae, songs.wait_for, named[:512], device)
+        figures["latent_scale"] = unit_scale(vae, means)
+        _write_vae(root / VAE_FOLDER, vae)
+    else:
+        shutil.copytree(vae_folder, root / VAE_FOLDER, dirs_exist_ok=True)
     vae = load_vae(root / VAE_FOLDER, dtype=torch.float32, device=device)  # as rounded in the file
     held_out = np.stack([sound_of(HELD_OUT_SEED - 1 - number) for number in range(budget.reconstructed)])
     figures["vae"] = measure(vae, torch.from_numpy(held_out).to(device))
     log("vae", **figures["vae"])
-    means, stds = encode_songs(vae, everything, named, device)
+    means, stds = encode_songs(vae, songs.wait_for, named[: 512 if is_short else None], device)
     songs.close()
     figures["latents"] = {
         "mean": float(means.mean()),
@@ -80,13 +96,16 @@ def _train(output: Path, songs_file: Path, budget: Budget, device: torch.device)
         "largest": float(means.abs().max()),
     }
     log("latents", **figures["latents"])
+    _write_figures(output, figures)
+    if is_short:
+        return figures
     data = _dataset(root, means, stds, [songs.seeds[number] for number in named], vae, device)
+    log("words", prompts=len(data.words.text), longest=data.words.text.shape[1])
     silence = data.silence.T[None].cpu()
     base = train_base(data, budget, log)
     write_model(root / "acestep-v15-base", base, "base", silence)
     turbo = train_turbo(base, data, budget, log)
     write_model(root / "acestep-v15-turbo", turbo, "turbo", silence)
-    _write_figures(output, figures)
     return figures
 
 
@@ -113,7 +132,7 @@ def _dataset(
     return Dataset(means, stds, words, silence.contiguous())
 
 
-def _listen(output: Path, budget: Budget, device: torch.device) -> dict[str, object]:
+def _listen(output: Path, budget: Budget, device: torch.device, ears: Pool) -> dict[str, object]:
     """Play what was asked for in several ways; write the shares, and the first sounds as files."""
     started_at = time.monotonic()
     listener = Listener(output / "checkpoints", device)
@@ -129,7 +148,7 @@ def _listen(output: Path, budget: Budget, device: torch.device) -> dict[str, obj
     figures: dict[str, object] = {}
     for name, (model, playing) in ways.items():
         sounds = listener.play(model, pieces, playing)
-        figures[name] = judge(pieces, sounds)
+        figures[name] = judge(pieces, ears.map(hear, sounds))
         print(name, figures[name], round(time.monotonic() - started_at, 1), flush=True)  # noqa: T201 - a script
         _write_sounds(output / f"{name.replace(', ', '-').replace(' ', '-')}.wav", sounds[:7])
     return {"heard": figures}

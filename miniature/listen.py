@@ -1,16 +1,17 @@
 """Listens to what a checkpoint root makes, loaded as users load it, and counts what the ears hear."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from miniature.words import piece_lyrics, piece_prompt
 from woodshed.adapters.files import load_adapter
 from woodshed.models.checkpoints import Checkpoint, CheckpointRoot, choose_model, find_checkpoints
+from woodshed.models.decoder import Decoder
 from woodshed.models.encoders import encode_conditions
 from woodshed.models.load import (
     load_condition_encoder,
@@ -74,29 +75,24 @@ class Listener:
         usual = playback_of(checkpoint)
         steps = plan_timesteps(playing.steps or usual.steps, usual.shift, is_turbo=checkpoint.config.is_turbo)
         guidance = usual.guidance if playing.guidance is None else playing.guidance
-        sounds: dict[int, Sound] = {}
-        for numbers in _of_equal_length(conditions):
-            rows = torch.cat([conditions[number] for number in numbers])
-            rows = null.expand_as(rows) if playing.is_null else rows
-            latents = sample_latents(
-                decoder,
-                conditions=rows,
-                context=silent_context(checkpoint, FRAMES).to(self._device).expand(len(rows), -1, -1),
-                noise=torch.cat([draw_noise(number, FRAMES, rows_channels(checkpoint)) for number in numbers]).to(
-                    self._device
-                ),
-                timesteps=steps,
-                null_condition=null,
-                guidance=Guidance(1.0 if playing.is_null else guidance),
-            )
-            for number, sound in zip(numbers, self._decode(latents), strict=True):
-                sounds[number] = sound
-        return [sounds[number] for number in range(len(pieces))]
+        lengths = torch.tensor([rows.shape[1] for rows in conditions], device=self._device)
+        rows = torch.nn.utils.rnn.pad_sequence([rows[0] for rows in conditions], batch_first=True)
+        noise = [draw_noise(number, FRAMES, checkpoint.config.latent_channels) for number in range(len(pieces))]
+        latents = sample_latents(
+            _Together(decoder, lengths),
+            conditions=null.expand_as(rows) if playing.is_null else rows,
+            context=silent_context(checkpoint, FRAMES).to(self._device).expand(len(rows), -1, -1),
+            noise=torch.cat(noise).to(self._device),
+            timesteps=steps,
+            null_condition=null,
+            guidance=Guidance(1.0 if playing.is_null else guidance),
+        )
+        return self._decode(latents)
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor) -> Iterator[Sound]:
-        for row in latents:
-            yield self._vae.decode(row.T[None]).sample[0].float().cpu().numpy()
+    def _decode(self, latents: Tensor) -> list[Sound]:
+        parts = [self._vae.decode(part.transpose(1, 2)).sample.float().cpu() for part in latents.split(8)]
+        return list(torch.cat(parts).numpy())
 
     def _conditions(self, checkpoint: Checkpoint, pieces: Sequence[Piece]) -> list[Tensor]:
         encoder = load_condition_encoder(checkpoint, **self._place)
@@ -112,36 +108,43 @@ class Listener:
         ]
 
 
-def rows_channels(checkpoint: Checkpoint) -> int:
-    """Return C of a model."""
-    return checkpoint.config.latent_channels
+class _Together:
+    """A decoder for songs whose conditions differ in length."""
+
+    def __init__(self, decoder: Decoder, lengths: Tensor) -> None:
+        self._decoder, self._lengths = decoder, lengths
+        self.dtype = decoder.dtype
+
+    def __call__(self, latents: Tensor, **inputs: Tensor) -> Transformer2DModelOutput:
+        return self._decoder(latents, condition_lengths=self._lengths, **inputs)
 
 
-def _of_equal_length(conditions: Sequence[Tensor]) -> list[list[int]]:
-    """Group conditions that fit into one batch; return their numbers."""
-    groups = defaultdict(list)
-    for number, rows in enumerate(conditions):
-        groups[rows.shape[1]].append(number)
-    return list(groups.values())
+Heard = tuple[str, str, str]
 
 
-def judge(pieces: Sequence[Piece], sounds: Sequence[Sound]) -> dict[str, float]:
+def hear(sound: Sound) -> Heard:
+    """Name instrument, tempo and key of a sound."""
+    return instrument_ear().name(sound), tempo_ear().name(sound), key_ear().name(sound)
+
+
+def hear_all(sounds: Sequence[Sound]) -> list[Heard]:
+    """Name what every sound is."""
+    return [hear(sound) for sound in sounds]
+
+
+def judge(pieces: Sequence[Piece], found: Sequence[Heard]) -> dict[str, float]:
     """Return the shares in which the ears hear what was asked for, tempo and key where there are such."""
-    ear, tempo, key = instrument_ear(), tempo_ear(), key_ear()
-    heard = list(zip(pieces, sounds, strict=True))
+    heard = list(zip(pieces, found, strict=True))
     tonal = [pair for pair in heard if pair[0].has_chords and pair[0].instrument != "drum kit"]
     shares = {
-        "instrument": _share([ear.name(sound) == piece.instrument for piece, sound in heard]),
-        "tempo": _share([tempo.name(sound) == str(piece.bpm) for piece, sound in heard]),
-        "key": _share([key.name(sound) == piece.keyscale for piece, sound in tonal]),
+        "instrument": _share([names[0] == piece.instrument for piece, names in heard]),
+        "tempo": _share([names[1] == str(piece.bpm) for piece, names in heard]),
+        "key": _share([names[2] == piece.keyscale for piece, names in tonal]),
     }
     for name in dict.fromkeys(piece.instrument for piece in pieces):
-        own = [ear.name(sound) == name for piece, sound in heard if piece.instrument == name]
-        shares[f"instrument/{name}"] = _share(own)
+        shares[f"instrument/{name}"] = _share([names[0] == name for piece, names in heard if piece.instrument == name])
     return shares
 
 
 def _share(judgements: Sequence[bool]) -> float:
-    return sum(judgements) / max(len(judgements), 1)
-
-
+    return round(sum(judgements) / max(len(judgements), 1), 4)

@@ -7,10 +7,10 @@ FRAMES = 128  # latent frames of a song: 5.12 s, the shortest that the models sa
 
 VAE = {
     "audio_channels": 2,
-    "channel_multiples": [1, 2, 4, 4],
+    "channel_multiples": [2, 2, 4, 4],
     "decoder_channels": 20,
     "decoder_input_channels": 16,
-    "downsampling_ratios": [4, 6, 8, 10],  # few blocks at high rates, for the CPU's sake; together the real hop of 1920
+    "downsampling_ratios": [8, 6, 4, 10],  # few blocks at high rates, for the CPU's sake; together the real hop of 1920
     "encoder_hidden_size": 32,  # mean and deviation of the 16 latent channels
     "sampling_rate": 48_000,
 }
@@ -40,7 +40,7 @@ MODEL = {
     "hidden_act": "silu",
     "hidden_size": 128,
     "in_channels": 48,
-    "intermediate_size": 352,
+    "intermediate_size": 336,
     "layer_types": ["sliding_attention", "full_attention"] * 3,
     "model_type": "acestep",
     "num_attention_heads": 4,
@@ -67,13 +67,13 @@ MODEL = {
 class Budget:
     """Steps and batches of every stage, and seconds after which a stage ends whatever it has done."""
 
-    songs: int = 24_000
-    vae_songs: int = 4_000
-    vae_steps: int = 4_000
-    vae_batch: int = 32
+    songs: int = 8_000
+    vae_songs: int = 1_500
+    vae_steps: int = 9_000
+    vae_batch: int = 12
     vae_seconds: float = 600
-    base_steps: int = 9_000
-    base_batch: int = 256
+    base_steps: int = 4_500
+    base_batch: int = 128
     base_seconds: float = 600
     turbo_steps: int = 2_000
     turbo_batch: int = 128

@@ -27,8 +27,7 @@ class Songs:
     def __init__(self, path: Path, seeds: list[int]) -> None:
         self.seeds = seeds
         self.samples = np.memmap(path, dtype=np.int16, mode="w+", shape=(len(seeds), 2, SAMPLES))
-        context = multiprocessing.get_context("spawn")
-        self._pool = context.Pool(max(1, (os.cpu_count() or 2) - 1), initializer=_one_thread)
+        self._pool = multiprocessing.get_context("fork").Pool(max(1, (os.cpu_count() or 2) - 1))
         work = partial(_render_into, path, len(seeds))
         self._done = self._pool.imap(work, list(enumerate(seeds)), chunksize=16)
         self._ready = 0
@@ -44,10 +43,6 @@ class Songs:
         """End the processes."""
         self._pool.terminate()
         self._pool.join()
-
-
-def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _render_into(path: Path, count: int, task: tuple[int, int]) -> None:
