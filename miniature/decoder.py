@@ -20,6 +20,7 @@ from woodshed.models.config import ModelConfig
 from woodshed.models.decoder import Decoder, build_decoder
 from woodshed.models.encoders import ConditionEncoder
 from woodshed.models.keys import diffusers_to_original
+from woodshed.toy.filterbank import POSTERIOR_STD
 from woodshed.training.flow import drop_conditions, flow_matching_loss, mix_with_noise
 from woodshed.training.timesteps import TURBO_TIMESTEPS, sample_timesteps
 
@@ -37,7 +38,6 @@ class Dataset:
     """
 
     means: Tensor  # (songs, T, C)
-    stds: Tensor
     words: Words
     silence: Tensor  # (frames, C)
 
@@ -56,25 +56,30 @@ class Model(nn.Module):
         self.decoder: Decoder = build_decoder(config)
         self.encoder = ConditionEncoder(config)
         nn.init.normal_(self.encoder.null_condition_emb, std=0.02)
-        # One reference for all songs: the library's packing of many would ask the GPU how many there are.
-        self.encoder.timbre_encoder.unpack_timbre_embeddings = lambda packed, _: (packed[None], None)
+        self._timbre: Tensor | None = None
 
-    def conditions(self, words: Words, which: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def listen_to(self, silence: Tensor) -> None:
+        """Compute once what (frames, C) of silence become as a reference: no song has another, so it does not train."""
+        order = torch.zeros(1, dtype=torch.long, device=silence.device)
+        frames = silence[None, : MODEL["timbre_fix_frame"]]
+        self._timbre = self.encoder.timbre_encoder(frames, order)[0]
+
+    def conditions(self, words: Words, which: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `encode_conditions` makes of each prompt, (B, L, E) with padding at the end, and the lengths.
 
         Args:
             words: of all songs.
             which: (B,) prompts.
-            reference: (1, frames, C) of silence.
         """
+        assert self._timbre is not None, "the model has listened to silence"
         encoder, kinds = self.encoder, words.lyrics_of[which]
         slots = torch.arange(words.lyrics.shape[1], device=which.device)
-        lyrics = encoder.lyric_encoder(
-            inputs_embeds=words.lyrics, attention_mask=slots < words.lyric_lengths[:, None]
-        )[kinds]
-        timbre, _ = encoder.timbre_encoder(reference, torch.zeros(1, dtype=torch.long, device=which.device))
+        lyrics = encoder.lyric_encoder(inputs_embeds=words.lyrics, attention_mask=slots < words.lyric_lengths[:, None])[
+            kinds
+        ]
         text = encoder.text_projector(words.text[which])
-        rows = torch.cat([lyrics, timbre.expand(len(which), -1, -1), text], dim=1)
+        rows = torch.cat([lyrics, self._timbre.expand(len(which), -1, -1), text], dim=1)
         lyric_length, first_free = words.lyric_lengths[kinds][:, None], lyrics.shape[1]
         place = torch.arange(rows.shape[1], device=which.device)[None]
         source = torch.where(place < lyric_length, place, place - lyric_length + first_free)
@@ -111,15 +116,16 @@ def train_base(data: Dataset, budget: Budget, log: Log) -> Model:
     torch.manual_seed(SEED + 1)
     model = Model(ModelConfig.model_validate(model_config("base"))).to(device)
     random, generator = torch.Generator().manual_seed(SEED + 1), torch.Generator(device).manual_seed(SEED + 1)
-    size, reference, context = budget.base_batch, data.silence[None, : MODEL["timbre_fix_frame"]], data.context
+    size, context = budget.base_batch, data.context
+    model.listen_to(data.silence)
     song, prompt = (torch.zeros(size, dtype=torch.long, device=device) for _ in range(2))
     dropped, t = torch.zeros(size, dtype=torch.bool, device=device), torch.zeros(size, device=device)
     noise, scatter = (torch.zeros(size, *data.means.shape[1:], device=device) for _ in range(2))
 
     def compute_loss() -> tuple[Tensor, Tensor]:
-        latents = data.means[song] + data.stds[song] * scatter
+        latents = data.means[song] + POSTERIOR_STD * scatter
         with precision(device):
-            conditions, lengths = model.conditions(data.words, prompt, reference)
+            conditions, lengths = model.conditions(data.words, prompt)
             conditions = drop_conditions(conditions, model.encoder.null_condition_emb, dropped)
             velocity = model.velocity(mix_with_noise(latents, noise, t), t, conditions, context, lengths)
         losses = flow_matching_loss(velocity, latents, noise, None)
@@ -136,8 +142,10 @@ def train_base(data: Dataset, budget: Budget, log: Log) -> Model:
         noise.normal_(generator=generator)
         scatter.normal_(generator=generator)
         recent = torch.lerp(recent, trainer.step(step, progress), 0.02 if step > 50 else 0.5)
-        if step % 250 == 0 or step == budget.base_steps - 1:
+        if step % 100 == 0 or step == budget.base_steps - 1:
             log("base", step=step, loss=recent.item())
+        if step % 500 == 499:
+            torch.save((model.state_dict(), trainer.average, list(model.state_dict())), "/tmp/mini-partial.pt")
     trainer.use_average()
     return model.eval()
 
@@ -163,7 +171,9 @@ def train_turbo(base: Model, data: Dataset, budget: Budget, log: Log) -> Model:
     turbo = Model(ModelConfig.model_validate(model_config("turbo"))).to(device)
     turbo.load_state_dict(base.state_dict())
     random, generator = torch.Generator().manual_seed(SEED + 2), torch.Generator(device).manual_seed(SEED + 2)
-    size, reference, context = budget.turbo_batch, data.silence[None, : MODEL["timbre_fix_frame"]], data.context
+    size, context = budget.turbo_batch, data.context
+    for model in (base, turbo):
+        model.listen_to(data.silence)
     song, prompt = (torch.zeros(size, dtype=torch.long, device=device) for _ in range(2))
     start, end = (torch.zeros(size, device=device) for _ in range(2))
     noise = torch.zeros(size, *data.means.shape[1:], device=device)
@@ -173,7 +183,7 @@ def train_turbo(base: Model, data: Dataset, budget: Budget, log: Log) -> Model:
         noisy = mix_with_noise(data.means[song], noise, start)
         with precision(device):
             with torch.no_grad():
-                conditions, lengths = base.conditions(data.words, prompt, reference)
+                conditions, lengths = base.conditions(data.words, prompt)
                 inputs = {"conditions": conditions, "lengths": lengths, "context": context}
                 reached = _guided_walk(base, noisy, start, end, inputs)
                 meant = (noisy - reached) / (start - end)[:, None, None]
@@ -218,5 +228,3 @@ def write_model(folder: Path, model: Model, kind: str, silence: Tensor) -> None:
             tensors[original] = value.detach().to("cpu", torch.bfloat16).contiguous()
     save_file(tensors, folder / "model.safetensors")
     torch.save(silence.clone(), folder / "silence_latent.pt")
-
-

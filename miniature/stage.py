@@ -10,10 +10,6 @@ import torch
 from torch import Tensor, nn
 
 
-BEFORE_RECORDING = 3
-"""Steps that a GPU does as usual, so that all memory is there."""
-
-
 class Log:
     """Writes a line of JSON for every so many steps, and says the same on the terminal."""
 
@@ -50,7 +46,7 @@ def learning_rate(progress: float, peak: float, *, warmup: float = 0.03) -> floa
 
 
 class Trainer:
-    """Does the same step again and again; on CUDA as one recorded graph, so that small kernels cost no launches.
+    """Does the same step again and again, and keeps a moving average of what it trains.
 
     Args:
         compute_loss: from tensors that stay in place and are filled anew for each step; returns what is minimised
@@ -71,37 +67,15 @@ class Trainer:
         decay: float = 0.998,
     ) -> None:
         self._compute_loss, self._parameters, self._peak, self._decay = compute_loss, parameters, peak, decay
-        self._on_gpu = parameters[0].is_cuda
-        rate = torch.tensor(peak, device=parameters[0].device) if self._on_gpu else peak
-        self._optimizer = torch.optim.AdamW(
-            parameters, lr=rate, betas=betas, weight_decay=weight_decay, capturable=self._on_gpu, foreach=True
-        )
+        self._optimizer = torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=weight_decay, foreach=True)
         self._live = [value for module in averaged for value in module.state_dict().values()]
         self.average = [value.clone() for value in self._live]
-        self._graph: torch.cuda.CUDAGraph | None = None
         self._result = torch.zeros(1)
-        self._cannot_record = False
 
     def step(self, number: int, progress: float) -> Tensor:
         """Do a step; return what `compute_loss` wants known. Reading it waits for the GPU."""
         self._set_rate(learning_rate(progress, self._peak))
-        if not self._on_gpu:
-            self._do()
-        elif number < BEFORE_RECORDING:
-            self._aside(self._do)
-        elif self._cannot_record:
-            self._do()
-        else:
-            if self._graph is None:
-                try:
-                    self._graph = self._record()
-                except RuntimeError as error:
-                    print("NO GRAPH", str(error)[:600], flush=True)
-                    self._cannot_record = True
-                    torch.cuda.synchronize()
-                    self._do()
-                    return self._result
-            self._graph.replay()
+        self._do()
         decay = min(self._decay, (1 + number) / (10 + number))
         torch._foreach_lerp_(self.average, self._live, 1 - decay)
         return self._result
@@ -114,27 +88,9 @@ class Trainer:
         self._optimizer.step()
         self._result = self._result.detach()
 
-    def _aside(self, work: Callable[[], None]) -> None:
-        """Do what comes before a recording on a stream of its own, as recordings need it."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            work()
-        torch.cuda.current_stream().wait_stream(stream)
-
-    def _record(self) -> torch.cuda.CUDAGraph:
-        self._optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._do()
-        return graph
-
     def _set_rate(self, rate: float) -> None:
         for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            group["lr"] = rate
 
     def use_average(self) -> None:
         """Put the moving averages into the modules."""

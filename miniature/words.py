@@ -18,13 +18,14 @@ from miniature.sizes import SEED, TEXT, VOCABULARY
 from woodshed.data.conditioning import lyric_text, prompt_text
 from woodshed.models.encoders import END_OF_TEXT, TextEncoder, build_text_model
 from woodshed.toy.composer import FORMS, SECONDS, Piece, compose
+from woodshed.toy.listener import piece_lyrics, piece_prompt
 
 
-def piece_prompt(piece: Piece, random: np.random.Generator | None = None) -> str:
-    """Return the prompt of a piece; chance, if given, leaves out some of the metadata, as users do."""
+def incomplete_prompt(piece: Piece, random: np.random.Generator) -> str:
+    """Return the prompt of a piece with some of the metadata missing, as users leave it out."""
 
     def said(fact: str) -> str:
-        return "" if random is not None and random.random() < 0.1 else fact
+        return "" if random.random() < 0.1 else fact
 
     return prompt_text(
         piece.caption,
@@ -33,11 +34,6 @@ def piece_prompt(piece: Piece, random: np.random.Generator | None = None) -> str
         keyscale=said(piece.keyscale),
         seconds=SECONDS,
     )
-
-
-def piece_lyrics(piece: Piece) -> str:
-    """Return the lyric text of a piece."""
-    return lyric_text(piece.lyrics, "unknown")
 
 
 def train_tokenizer() -> Tokenizer:

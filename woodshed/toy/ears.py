@@ -75,7 +75,7 @@ def chroma(sound: Sound) -> Vector:
     """Return how strong each of the twelve pitch classes is, as a unit vector."""
     spectra = magnitudes(sound, LONG, LONG // 2).mean(axis=0)
     hertz = np.arange(1, len(spectra)) * SAMPLE_RATE / LONG
-    heard = (hertz > 120) & (hertz < 1100)
+    heard = (hertz > 90) & (hertz < 620)
     classes = np.round(12 * np.log2(hertz[heard] / 261.63)).astype(int) % 12
     strength = np.bincount(classes, weights=spectra[1:][heard] ** 2, minlength=12) ** 0.5
     return np.asarray(strength / max(float(np.linalg.norm(strength)), 1e-9))

@@ -1,15 +1,16 @@
-"""Listens to what a checkpoint root makes, loaded as users load it, and counts what the ears hear."""
+"""Plays little songs on the models of a checkpoint root, loaded as users load them, and counts what the ears hear."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
-from miniature.words import piece_lyrics, piece_prompt
 from woodshed.adapters.files import load_adapter
+from woodshed.data.conditioning import lyric_text, prompt_text
 from woodshed.models.checkpoints import Checkpoint, CheckpointRoot, choose_model, find_checkpoints
 from woodshed.models.decoder import Decoder
 from woodshed.models.encoders import encode_conditions
@@ -24,12 +25,23 @@ from woodshed.models.load import (
 from woodshed.sampling.generate import silent_context
 from woodshed.sampling.recipes import playback_of
 from woodshed.sampling.sampler import Guidance, draw_noise, plan_timesteps, sample_latents
-from woodshed.toy.composer import Piece
+from woodshed.toy.composer import SECONDS, Piece
 from woodshed.toy.ears import instrument_ear, key_ear, plain_songs, tempo_ear
 from woodshed.toy.instruments import INSTRUMENTS, Sound
 
 FRAMES = 128
 HELD_OUT_SEED = 9_000_000  # of the first piece that figures are made of
+
+
+def piece_prompt(piece: Piece) -> str:
+    """Return all that a model reads about a piece but its lyrics."""
+    facts = {"bpm": str(piece.bpm), "timesignature": piece.timesignature, "keyscale": piece.keyscale}
+    return prompt_text(piece.caption, **facts, seconds=SECONDS)
+
+
+def piece_lyrics(piece: Piece) -> str:
+    """Return the lyric text of a piece."""
+    return lyric_text(piece.lyrics, "unknown")
 
 
 @dataclass(frozen=True)
@@ -57,8 +69,9 @@ class Listener:
     """
 
     def __init__(self, root: Path, device: torch.device) -> None:
-        self._place = {"dtype": torch.float32, "device": device}
+        self._place: dict[str, Any] = {"dtype": torch.float32, "device": device}
         self._device = device
+        self._known: dict[tuple[str, Piece], Tensor] = {}
         self.found: CheckpointRoot = find_checkpoints(root)
         self._texts = load_text_encoder(self.found.require_text_encoder(), **self._place)
         self._vae = load_vae(self.found.require_vae(), **self._place)
@@ -78,8 +91,9 @@ class Listener:
         lengths = torch.tensor([rows.shape[1] for rows in conditions], device=self._device)
         rows = torch.nn.utils.rnn.pad_sequence([rows[0] for rows in conditions], batch_first=True)
         noise = [draw_noise(number, FRAMES, checkpoint.config.latent_channels) for number in range(len(pieces))]
+        decoder.register_forward_pre_hook(partial(_tell_lengths, lengths), with_kwargs=True)
         latents = sample_latents(
-            _Together(decoder, lengths),
+            decoder,
             conditions=null.expand_as(rows) if playing.is_null else rows,
             context=silent_context(checkpoint, FRAMES).to(self._device).expand(len(rows), -1, -1),
             noise=torch.cat(noise).to(self._device),
@@ -95,28 +109,20 @@ class Listener:
         return list(torch.cat(parts).numpy())
 
     def _conditions(self, checkpoint: Checkpoint, pieces: Sequence[Piece]) -> list[Tensor]:
+        """Return the (1, L, E) conditions of each piece."""
         encoder = load_condition_encoder(checkpoint, **self._place)
         reference = load_silence(checkpoint)[None, : checkpoint.config.timbre_fix_frame]
-        return [
-            encode_conditions(
-                encoder,
-                self._texts.encode_text(piece_prompt(piece)),
-                self._texts.embed_lyrics(piece_lyrics(piece)),
-                reference,
-            )
-            for piece in pieces
-        ]
+        for piece in pieces:
+            if (checkpoint.name, piece) not in self._known:
+                text = self._texts.encode_text(piece_prompt(piece))
+                lyrics = self._texts.embed_lyrics(piece_lyrics(piece))
+                self._known[checkpoint.name, piece] = encode_conditions(encoder, text, lyrics, reference)
+        return [self._known[checkpoint.name, piece] for piece in pieces]
 
 
-class _Together:
-    """A decoder for songs whose conditions differ in length."""
-
-    def __init__(self, decoder: Decoder, lengths: Tensor) -> None:
-        self._decoder, self._lengths = decoder, lengths
-        self.dtype = decoder.dtype
-
-    def __call__(self, latents: Tensor, **inputs: Tensor) -> Transformer2DModelOutput:
-        return self._decoder(latents, condition_lengths=self._lengths, **inputs)
+def _tell_lengths(lengths: Tensor, _: Decoder, args: Any, words: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Tell a decoder how long the conditions of each song are, which samplers of one song do not."""
+    return args, {**words, "condition_lengths": lengths}
 
 
 Heard = tuple[str, str, str]
@@ -125,6 +131,11 @@ Heard = tuple[str, str, str]
 def hear(sound: Sound) -> Heard:
     """Name instrument, tempo and key of a sound."""
     return instrument_ear().name(sound), tempo_ear().name(sound), key_ear().name(sound)
+
+
+def hear_instrument(sounds: Sequence[Sound]) -> list[str]:
+    """Name the instrument of every sound."""
+    return [instrument_ear().name(sound) for sound in sounds]
 
 
 def hear_all(sounds: Sequence[Sound]) -> list[Heard]:
