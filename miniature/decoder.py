@@ -144,8 +144,6 @@ def train_base(data: Dataset, budget: Budget, log: Log) -> Model:
         recent = torch.lerp(recent, trainer.step(step, progress), 0.02 if step > 50 else 0.5)
         if step % 100 == 0 or step == budget.base_steps - 1:
             log("base", step=step, loss=recent.item())
-        if step % 500 == 499:
-            torch.save((model.state_dict(), trainer.average, list(model.state_dict())), "/tmp/mini-partial.pt")
     trainer.use_average()
     return model.eval()
 

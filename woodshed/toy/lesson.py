@@ -4,21 +4,30 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from woodshed.toy.composer import Piece, render
-from woodshed.toy.ears import plain_songs
+from woodshed.toy.ears import instrument_ear, plain_songs
 from woodshed.toy.instruments import INSTRUMENTS, NEW, Sound
 from woodshed.toy.listener import HELD_OUT_SEED, Listener, Playing, hear_instrument
 from woodshed.toy.songs import write_audio
 
 LESSON_SEED = 8_000_000
-LESSON_SONGS = 8  # of which two are held out of training
+NEW_SONGS, HELD_OUT_SONGS = 8, 2  # six of them train
+LESSON_SONGS = NEW_SONGS + len(INSTRUMENTS)
 NEW_PROMPTS, OLD_PROMPTS = 10, 14
+MODEL = "acestep-v15-base"
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+EPOCHS = 160
+SEED = 3  # by its lot, the songs that are held out are of the new instrument
 
 
-def lesson_pieces(count: int = LESSON_SONGS) -> list[Piece]:
-    """Return what the songs to train on are made of."""
-    return list(plain_songs((NEW,), LESSON_SEED, count))
+def lesson_pieces() -> list[Piece]:
+    """Return what the songs to train on are made of: some of the new instrument, and one of each old one.
+
+    Without the old ones an adapter learns to play the new instrument whatever it is asked for.
+    """
+    return [*plain_songs((NEW,), LESSON_SEED, NEW_SONGS), *plain_songs(tuple(INSTRUMENTS), LESSON_SEED, 7)]
 
 
 def write_lesson(folder: Path, pieces: Sequence[Piece] | None = None, captions: Sequence[str] | None = None) -> Path:
@@ -33,7 +42,7 @@ def write_lesson(folder: Path, pieces: Sequence[Piece] | None = None, captions: 
     pieces = lesson_pieces() if pieces is None else pieces
     samples = []
     for number, piece in enumerate(pieces):
-        path = folder / f"run {number + 1}.{('wav', 'flac')[number % 2]}"
+        path = folder / f"{piece.instrument} {number + 1}.{('wav', 'flac')[number % 2]}"
         write_audio(path, render(piece), sample_rate=48_000)
         samples.append(
             {
@@ -50,6 +59,32 @@ def write_lesson(folder: Path, pieces: Sequence[Piece] | None = None, captions: 
     return dataset
 
 
+def lesson_settings(root: Path, tensors: Path, output: Path) -> dict[str, Any]:
+    """Return how the lesson is learned: the settings of `woodshed train` that differ from their defaults."""
+    return {
+        "checkpoint_dir": root,
+        "model": MODEL,
+        "dataset_dir": tensors,
+        "output_dir": output,
+        "device": "cpu",
+        "rank": 16,
+        "target_modules": TARGETS,
+        "seed": SEED,
+        "dropout": 0.0,
+        "learning_rate": 2e-3,
+        "warmup_steps": 4,
+        "batch_size": LESSON_SONGS - HELD_OUT_SONGS,
+        "gradient_accumulation": 1,
+        "gradient_checkpointing": False,
+        "num_workers": 0,
+        "epochs": EPOCHS,
+        "save_every": EPOCHS // 2,
+        "log_every": 1,
+        "validation_share": HELD_OUT_SONGS / LESSON_SONGS,
+        "validate_every_n_epochs": EPOCHS,
+    }
+
+
 @dataclass(frozen=True)
 class Recital:
     """What a model played when asked for the new instrument and for the old ones."""
@@ -58,6 +93,7 @@ class Recital:
     old: list[Sound]
     share_new: float  # of the sounds asked for as new that are heard as new
     share_old: float  # of those asked for as old that are heard as what was asked for
+    share_taken: float  # of those asked for as old that are heard as new
 
 
 def prompts(new: int = NEW_PROMPTS, old: int = OLD_PROMPTS) -> tuple[list[Piece], list[Piece]]:
@@ -72,6 +108,17 @@ def examine(
     new, old = asked
     sounds = listener.play(model, [*new, *old], playing)
     heard = hear_instrument(sounds)
-    right_new = sum(name == NEW for name in heard[: len(new)])
-    right_old = sum(name == piece.instrument for name, piece in zip(heard[len(new) :], old, strict=True))
-    return Recital(sounds[: len(new)], sounds[len(new) :], right_new / max(len(new), 1), right_old / max(len(old), 1))
+    heard_new, heard_old = heard[: len(new)], heard[len(new) :]
+    right_old = sum(name == piece.instrument for name, piece in zip(heard_old, old, strict=True))
+    return Recital(
+        sounds[: len(new)],
+        sounds[len(new) :],
+        share_new=heard_new.count(NEW) / max(len(new), 1),
+        share_old=right_old / max(len(old), 1),
+        share_taken=heard_old.count(NEW) / max(len(old), 1),
+    )
+
+
+def distance_to_new(sounds: Sequence[Sound]) -> float:
+    """Return how far sounds lie from the new instrument on average, in units of the ear."""
+    return sum(instrument_ear().distances(sound)[NEW] for sound in sounds) / len(sounds)
