@@ -55,9 +55,7 @@ def main() -> None:
 def teach(root: Path, place: Path, settings: dict[str, Any], *, is_shuffled: bool) -> dict[str, float]:
     """Preprocess and train; return the held-out loss, and how far below base's it lies with its error."""
     captions = None
-    if (
-        is_shuffled
-    ):  # each song gets the caption of another
+    if is_shuffled:  # each song gets the caption of another
         captions = [piece.caption for piece in lesson_pieces()]
         captions = captions[8:] + captions[:8]
     dataset = write_lesson(place / "songs", captions=captions)
