@@ -10,7 +10,7 @@ JOBS ?= 2
 PAGES := docs/settings.md docs/cli.md
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types docs docs-check format wheel clean
+.PHONY: help setup demo miniature test test-all lint types docs docs-check format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,8 +24,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY) ## the whole chain on a CPU: songs, tensors, training, adapter, sound
+demo: $(READY) ## teach the built-in model an instrument, on a CPU: songs, tensors, training, adapter, sound
 	$(BIN)/woodshed demo woodshed-demo
+
+miniature: $(READY) ## train the built-in model anew, install it into the package and measure it
+	$(BIN)/python -m miniature --output build/miniature
+	$(BIN)/python -m miniature.install build/miniature/checkpoints
+	$(BIN)/python -m miniature.figures woodshed/toy/world build/miniature/figures.json
 
 test: lint types docs-check $(READY) ## lint, types, docs check and the tests
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu"

@@ -22,4 +22,4 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-COMMAND = Command("demo", "The whole chain on a tiny built-in model and synthesized songs.", _build, _run)
+COMMAND = Command("demo", "The whole chain: a built-in model learns an instrument.", _build, _run)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderOobleck
+from diffusers.models.autoencoders.autoencoder_oobleck import OobleckResidualUnit, Snake1d
 from torch import Tensor, nn
 
 from woodshed.errors import CheckpointError
@@ -24,6 +25,8 @@ from woodshed.storage import DAMAGE
 
 NULL_CONDITION = "null_condition_emb"
 PARTS = ("decoder.", "encoder.", "tokenizer.", "detokenizer.")  # beginnings of the names in a model's weights
+
+IDLE_FREQUENCY = -15.0  # the logarithm of an activation's frequency: x + sin(a x) ** 2 / b is x far beyond rounding
 
 Device = torch.device | str
 
@@ -146,4 +149,22 @@ def load_vae(folder: Path, *, dtype: torch.dtype, device: Device) -> Autoencoder
     stored = read_headers([folder / "diffusion_pytorch_model.safetensors"])
     names = {name: name for name in vae.state_dict()}
     _fill(vae, names, stored, sorted(stored.keys() - names.keys()), f"the VAE {folder}", dtype=dtype, device=device)
+    _leave_out_idle_layers(vae)
     return vae
+
+
+def _leave_out_idle_layers(vae: AutoencoderOobleck) -> None:
+    """Take out residual units that add nothing and activations that change nothing, as a linear VAE has them.
+
+    At the highest rate they are nearly all of the work. Published VAEs have none.
+    """
+    idle = [
+        name
+        for name, module in vae.named_modules()
+        if (isinstance(module, OobleckResidualUnit) and not module.conv2.weight_g.any() and not module.conv2.bias.any())
+        or (isinstance(module, Snake1d) and (module.alpha < IDLE_FREQUENCY).all())
+    ]
+    for name in idle:
+        *path, leaf = name.split(".")
+        if not any(".".join(path[:end]) in idle for end in range(len(path) + 1)):
+            setattr(vae.get_submodule(".".join(path)), leaf, nn.Identity())

@@ -1,0 +1,69 @@
+"""How large the miniature is, and how long each part of it trains."""
+
+from dataclasses import dataclass
+
+SEED = 20_260
+FRAMES = 128  # latent frames of a song: 5.12 s, the shortest that the models sample
+
+TEXT = {
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000,
+    "max_position_embeddings": 32_768,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": True,
+}
+VOCABULARY = 640
+MODEL = {
+    "architectures": ["AceStepConditionGenerationModel"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "audio_acoustic_hidden_dim": 32,
+    "data_proportion": 0.5,
+    "head_dim": 32,
+    "hidden_act": "silu",
+    "hidden_size": 96,
+    "in_channels": 96,
+    "intermediate_size": 192,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "model_type": "acestep",
+    "num_attention_heads": 3,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 1,
+    "num_lyric_encoder_hidden_layers": 1,
+    "num_timbre_encoder_hidden_layers": 1,
+    "patch_size": 2,
+    "pool_window_size": 5,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 1_000_000,
+    "sliding_window": 128,
+    "text_hidden_dim": 64,
+    "timbre_fix_frame": 750,
+    "timbre_hidden_dim": 32,
+    "timestep_mu": -0.4,
+    "timestep_sigma": 1.0,
+    "use_sliding_window": True,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Steps and batches of every stage, and seconds after which a stage ends whatever it has done."""
+
+    songs: int = 6_000
+    base_steps: int = 4_000
+    base_batch: int = 16
+    base_seconds: float = 36_000
+    turbo_steps: int = 600
+    turbo_batch: int = 16
+    turbo_seconds: float = 36_000
+    judged: int = 70  # samples for each figure
+    reconstructed: int = 64  # held-out songs

@@ -1,0 +1,55 @@
+"""Learning rates, the end in time, and training that keeps an average."""
+
+import json
+
+import pytest
+import torch
+
+from miniature import stage
+from miniature.stage import Log, Trainer, learning_rate, steps_in_time
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_a_hundredth():
+    rates = [learning_rate(step / 1000, 2.0) for step in range(1000)]
+    top = rates.index(max(rates))
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) == pytest.approx(2.0)
+    assert (rates[0], rates[-1]) == pytest.approx((0.02, 0.02), rel=0.01)
+
+
+def test_a_stage_ends_with_its_steps_or_its_time(monkeypatch):
+    assert [step for step, _ in steps_in_time(4, 1e6)] == [0, 1, 2, 3]
+    clock = iter(range(1000))
+    monkeypatch.setattr(stage.time, "monotonic", lambda: float(next(clock)))
+    found = list(steps_in_time(100, 10.0))
+    assert len(found) == 9
+    progress = [share for _, share in found]
+    assert progress == sorted(progress)
+    assert progress[-1] == pytest.approx(0.9)
+
+
+def test_training_approaches_the_target_and_the_average_follows():
+    torch.manual_seed(0)
+    layer, target = torch.nn.Linear(3, 1), torch.tensor([[1.0, -2.0, 0.5]])
+    inputs = torch.randn(64, 3)
+
+    def compute_loss():
+        loss = (layer(inputs) - inputs @ target.T).square().mean()
+        return loss, loss[None]
+
+    trainer = Trainer(
+        compute_loss, list(layer.parameters()), [layer], peak=0.1, betas=(0.9, 0.98), weight_decay=0.0, decay=0.9
+    )
+    losses = [float(trainer.step(number, number / 200)) for number in range(200)]
+    assert losses[-1] < 1e-3 * losses[0]
+    trainer.use_average()
+    torch.testing.assert_close(layer.weight, target, atol=0.02, rtol=0)
+
+
+def test_the_log_is_lines_of_json(tmp_path, capsys):
+    log = Log(tmp_path / "log.jsonl")
+    log("base", step=3, loss=0.123456789)
+    (line,) = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"stage": "base", "seconds": json.loads(line)["seconds"], "step": 3, "loss": 0.12346}
+    assert "0.12346" in capsys.readouterr().out
