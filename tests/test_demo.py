@@ -125,7 +125,7 @@ def test_the_sound_moves_towards_the_new_instrument(ran):
 
 def test_spectrograms_of_all_four_sounds_are_in_one_picture(ran):
     folder, _ = ran
-    with Image.open(folder / "spectrograms.png") as image:
+    with Image.open(folder / "spectra.png") as image:
         assert image.height > 4 * 100
 
 

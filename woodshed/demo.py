@@ -233,12 +233,12 @@ def _listen(folder: Path, terminal: Terminal) -> None:
         playing = Playing(STEPS, GUIDANCE, adapter)
         found[name] = recital = examine(listener, MODEL, asked, playing)
         new, old = f"{recital.share_new:.0%} of {NEW_PROMPTS}", f"{recital.share_old:.0%} of {OLD_PROMPTS}"
-        terminal.say(f"   {name:<7} adapter: new instrument heard in {new}, the old in {old}")
+        terminal.say(f"   {name:<7} adapter: the new heard in {new}, the old in {old}")
         _write_examples(folder, name, recital)
-    pictures = folder / "spectrograms.png"
+    pictures = folder / "spectra.png"
     write_spectrograms(pictures, [sound for recital in found.values() for sound in (recital.new[0], recital.old[0])])
     moved = [distance_to_new(recital.new) for recital in found.values()]
-    terminal.say(f"   from {moved[0]:.1f} to {moved[1]:.1f} away from a real {NEW} -> {pictures}")
+    terminal.say(f"   from {moved[0]:.1f} to {moved[1]:.1f} away from a real one -> {pictures}")
 
 
 def _write_examples(folder: Path, name: str, recital: Recital) -> None:
