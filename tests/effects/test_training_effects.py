@@ -97,6 +97,7 @@ def test_device_is_where_the_model_computes(bench):
     bench.patch.setattr(torch.cuda, "is_available", lambda: True)
     bench.patch.setattr(torch.cuda, "device_count", lambda: 2)
     bench.patch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    bench.patch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * 2**30, 8 * 2**30))
     assert preflight(bench.settings(device="cuda:1", precision="bf16")).device == torch.device("cuda:1")
     assert preflight(bench.settings(device="auto", precision="bf16")).device == torch.device("cuda:0")
 

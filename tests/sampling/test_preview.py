@@ -195,7 +195,7 @@ def test_prompts_are_encoded_as_generate_encodes_them_with_the_datasets_tag_and_
     (tmp_path / "one.txt").write_text("warm funk\n", encoding="utf-8")
     found = check(settings_for(sample_prompts=tmp_path / "one.txt", sample_seconds=2))
     place = {"dtype": torch.float32, "device": torch.device("cpu")}
-    (words,) = preview.encode_lines(found.preview, found.checkpoint, tag="toybox", **place)
+    (words,) = preview.encode_lines(found.preview, found.checkpoint, tag="toybox", position="prepend", **place)
     changes = {"prompt": "toybox, warm funk", "duration": 2, "output": tmp_path / "a.wav", "device": "cpu"}
     values = {"checkpoint_dir": checkpoint_root, "model": "acestep-v15-base"} | changes
     plan = prepare(resolve(GenerateSettings, [Layer("test", values)]).settings)

@@ -306,6 +306,6 @@ def _refuse_non_finite(job: Job, values: Tensor, what: str) -> None:
 
 
 def _free_memory(device: torch.device) -> None:
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

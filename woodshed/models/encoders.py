@@ -140,7 +140,7 @@ class TextEncoder(nn.Module):
         embeddings: Tensor = self.model.embed_tokens(self._token_ids(text, max_tokens, padded=padded))
         return embeddings
 
-    def _token_ids(self, text: str, max_tokens: int, *, padded: bool) -> Tensor:
+    def _token_ids(self, text: str, max_tokens: int, *, padded: bool = False) -> Tensor:
         """Return (1, L) ids; a text that is too long is cut before the token that ends it, which pads a short one."""
         ids = self.tokenizer.encode(text).ids
         if len(ids) > max_tokens:
