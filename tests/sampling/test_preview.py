@@ -204,7 +204,7 @@ def test_prompts_are_encoded_as_generate_encodes_them_with_the_datasets_tag_and_
     (conditions,) = encode_versions(plan, parts, encoded).values()
     assert torch.equal(words.conditions, conditions[0])
     assert torch.equal(words.context, silent_context(found.checkpoint, 50)[0])
-    (other,) = preview.encode_lines(found.preview, found.checkpoint, tag="", **place)
+    (other,) = preview.encode_lines(found.preview, found.checkpoint, tag="", position="prepend", **place)
     assert other.digest != words.digest
     assert not torch.equal(other.conditions, words.conditions)
 
