@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pexpect
 import pyte
@@ -31,6 +32,7 @@ class Screen:
             dimensions=(rows, columns),
             env={**os.environ, **names, "COLUMNS": "", "LINES": ""},
             timeout=60,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests in the background may ignore it
         )
         self.child.delaybeforesend = None
 
