@@ -8,6 +8,7 @@ from typing import Any
 
 from woodshed.adapters.ranking import read_ranking
 from woodshed.analysis.report import Report, Table, folder_size
+from woodshed.data.crops import FRAMES_PER_SECOND
 from woodshed.data.dataset import TEMPORARY
 from woodshed.data.manifest import MANIFEST, read_manifest
 from woodshed.data.tensor_files import read_tensors
@@ -15,7 +16,6 @@ from woodshed.errors import DataError, UserError
 from woodshed.sampling.waveform import read_tags
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import list_checkpoints
-from woodshed.training.holdout import FRAMES_PER_SECOND
 
 LOOKED_AT = 1000  # songs of a dataset whose files are opened
 LISTED = 20  # entries of an estimate; the file holds all

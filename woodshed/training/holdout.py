@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from woodshed.data.crops import FRAMES_PER_SECOND
 from woodshed.data.dataset import SongDataset
 from woodshed.training.passages import LEAST, choose_passages, cut, recall_passages
 
-FRAMES_PER_SECOND = 25  # latent frames: 48,000 samples / 1,920 per frame
 FEWEST_SONGS = 4  # of a smaller dataset every song is worth more in training; passages are held out instead
 MOST_HELD_OUT = 32  # more measure hardly better and cost as much again
 

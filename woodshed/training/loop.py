@@ -13,6 +13,7 @@ from itertools import islice
 import torch
 
 from woodshed.adapters.files import save_adapter
+from woodshed.data.crops import FRAMES_PER_SECOND
 from woodshed.errors import UserError
 from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
@@ -23,7 +24,6 @@ from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
-from woodshed.training.holdout import FRAMES_PER_SECOND
 from woodshed.training.micro_step import Songs
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.preflight import Preflight, check
