@@ -7,6 +7,7 @@ import torch
 
 from woodshed.models.memory import GIB
 from woodshed.training import engine as engine_module
+from woodshed.training.events import StepDone
 from woodshed.training.memory_plan import fit_recompute, longest_song
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
@@ -88,3 +89,12 @@ def test_a_first_step_that_does_not_fit_is_computed_again_from_there_on(settings
     run.engine.micro_step(songs, torch.tensor(1.0))
     assert len(again) == len(run.decoder.layers)
     assert run.engine._techniques.recompute == "all"
+
+
+def test_a_resumed_run_computes_again_what_it_did_before_however_much_is_free_now(settings_for, train_until):
+    train_until(settings_for(), lambda event: isinstance(event, StepDone))
+    state = next(settings_for().output_dir.glob("checkpoint-*")) / "resume" / "state.json"
+    assert '"recompute": "all"' in state.read_text(encoding="utf-8")
+    state.write_text(state.read_text(encoding="utf-8").replace('"recompute": "all"', '"recompute": "half"'))
+    assert check(settings_for(resume_from="latest")).techniques.recompute == "half"
+    assert check(settings_for(resume_from="latest", gradient_checkpointing=False)).techniques.recompute == "none"

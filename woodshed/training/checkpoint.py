@@ -190,6 +190,7 @@ def read_resume_point(folder: Path) -> ResumePoint:
             tuple(state.get("targets", ())),
             tuple(state.get("held_out", ())),
             state.get("validation", {}),
+            state.get("techniques", {}),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is damaged or incomplete: {error}. Resume from an older one.") from error

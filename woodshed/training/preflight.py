@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from woodshed.adapters.targets import decoder_linear_shapes, resolve_targets
 from woodshed.data.batches import MEMORY_LIMIT
 from woodshed.data.dataset import SongDataset, open_dataset
 from woodshed.errors import UserError, collecting
+from woodshed.models.blocks import RECOMPUTED
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints, fingerprint
 from woodshed.models.config import ModelConfig
 from woodshed.models.devices import resolve_device, resolve_precision
@@ -140,7 +141,7 @@ def check(settings: TrainSettings) -> Preflight:
     assert techniques is not None
     dataset = songs.training
     trained = trained_by(settings, checkpoint.config, targets, adapter_parameters)
-    techniques, fitted = _fit(settings, checkpoint.config, trained, techniques, dataset, device, dtype)
+    techniques, fitted = _fit(settings, checkpoint.config, trained, techniques, dataset, device, dtype, resume)
     plan = Plan.of(len(dataset), settings, resume.position if resume else None)
     is_resident = _stays_in_memory(settings, dataset)
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
@@ -175,8 +176,14 @@ def _fit(
     dataset: SongDataset,
     device: torch.device,
     dtype: torch.dtype,
+    resume: ResumePoint | None,
 ) -> tuple[Techniques, list[str]]:
-    """Compute as little again as a card's free memory allows."""
+    """Compute as little again as a card's free memory allows; a resumed run does as before, to the last bit."""
+    if resume is not None and all(
+        resume.settings.get(name) == getattr(settings, name) for name in ("recompute", "gradient_checkpointing")
+    ):
+        before = resume.techniques.get("recompute")
+        return replace(techniques, recompute=before if before in RECOMPUTED else techniques.recompute), []
     if device.type != "cuda" or not torch.cuda.is_available():
         return techniques, []
     frames = len(longest_song(dataset, settings)[0].latents)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,7 @@ class Run:
             "fingerprint": self.preflight.fingerprint,
             "songs": self.plan.songs,
             "targets": list(self.preflight.targets),
+            "techniques": asdict(self.preflight.techniques),
             "held_out": list(self.preflight.held_out.names) if self.preflight.held_out else [],
             "validation": dict(self.validated),
         }
