@@ -67,16 +67,12 @@ def take_step(run: Run, group: Sequence[Songs], *, with_module_norms: bool = Fal
     losses = [run.engine.micro_step(songs, weight) for songs in group]
     run.scaler.unscale_(run.optimizer)
     module_norms = _module_grad_norms(run) if with_module_norms else None
-    grad_norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm or math.inf)
+    grad_norm = run.update.clip()
     *loss_values, norm = torch.cat([*losses, grad_norm[None]]).tolist()  # the only wait for the device in a step
     _refuse_non_finite(run, group, loss_values, norm)
-    scale = run.scaler.get_scale()
     set_learning_rate(run.optimizer, learning_rate(run, run.position.step))
     rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=not run.engine.keeps_gradients)
-    was_skipped = run.scaler.get_scale() < scale
+    was_skipped = run.update.apply()
     frames = sum(sum(songs.frames) for songs in group)
     return StepResult(loss_values, frames, norm, rate, was_skipped, module_norms)
 

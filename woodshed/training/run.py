@@ -25,10 +25,11 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
 from woodshed.training.engine import Engine
 from woodshed.training.micro_step import Model, Songs, inputs_of
-from woodshed.training.optimizers import build_optimizer
+from woodshed.training.optimizers import build_optimizer, can_be_captured
 from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed, draw_for_songs
 from woodshed.training.resume_point import Position
+from woodshed.training.update import Update
 
 
 @dataclass
@@ -59,6 +60,18 @@ class Run:
     def model(self) -> Model:
         """What a micro-step computes with."""
         return Model(self.decoder, self.null_condition, self.parameters, self.device, self.preflight.dtype)
+
+    @cached_property
+    def update(self) -> Update:
+        """What brings gradients into the parameters."""
+        return Update(
+            self.optimizer,
+            self.scaler,
+            self.parameters,
+            max_norm=self.settings.max_grad_norm,
+            keeps_gradients=self.engine.keeps_gradients,
+            is_captured=_is_captured(self.preflight),
+        )
 
     @property
     def plan(self) -> Plan:
@@ -204,7 +217,9 @@ def load_run(preflight: Preflight) -> Run:
         UserError: when the resumed checkpoint does not fit.
     """
     settings = preflight.settings
-    decoder = load_decoder(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
+    decoder = load_decoder(
+        preflight.checkpoint, dtype=preflight.dtype, device=preflight.device, packed=preflight.techniques.packed
+    )
     null_condition = load_null_condition(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
     torch.manual_seed(derive_seed(settings.seed, "adapter"))
     adapter = attach_adapter(decoder, list(preflight.targets), settings)
@@ -219,6 +234,7 @@ def load_run(preflight: Preflight) -> Run:
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_steps,
         undecayed=adapter.undecayed,
+        captured_on=preflight.device if _is_captured(preflight) else None,
     )
     scaler = torch.amp.GradScaler(preflight.device.type, enabled=preflight.dtype == torch.float16)
     position = Position()
@@ -243,6 +259,12 @@ def load_run(preflight: Preflight) -> Run:
         saved_step=position.step,
         validated=preflight.resume.validation if preflight.resume else {},
     )
+
+
+def _is_captured(preflight: Preflight) -> bool:
+    """Tell whether the optimizer's step will be in a CUDA graph; float16 decides at each step whether to take it."""
+    has_graphs = preflight.techniques.cuda_graphs and preflight.dtype != torch.float16
+    return has_graphs and can_be_captured(preflight.settings.optimizer_type)
 
 
 def _loader(preflight: Preflight) -> BatchLoader:
