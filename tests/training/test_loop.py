@@ -55,6 +55,7 @@ def test_events_come_in_the_order_of_the_run(settings_for, tmp_path):
     assert [event.songs for event in events if isinstance(event, StepDone)] == [2, 2, 1] * 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "run.toml",
+        "checkpoints.json",
         "checkpoint-epoch-1",
         "checkpoint-epoch-2",
         "final",

@@ -424,7 +424,7 @@ class CheckpointingSettings(Settings):
     resume_from: OptionalPath = setting(
         None,
         "Resume from",
-        "Path to a checkpoint to resume from, or `latest` for the newest one in the output directory.",
+        "Path to a checkpoint to resume from, or `latest` or `best` for that one in the output directory.",
         why="Use after interrupted training. Points to a `checkpoint-epoch-N` folder.",
         section="Logging & Checkpoints",
         tier="basic",

@@ -19,7 +19,7 @@ from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
-from woodshed.storage import write_text
+from woodshed.storage import clear_leftovers, write_text
 from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer
@@ -153,6 +153,7 @@ def train(
     except torch.OutOfMemoryError as error:
         raise UserError(_out_of_memory_advice(preflight)) from error
     settings.output_dir.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(settings.output_dir)
     superseded = set_aside_newer(settings.output_dir, preflight.resume) if preflight.resume else []
     known = Resolved(settings, origins or dict.fromkeys(type(settings).model_fields, "given"))
     whole_run = settings.model_copy(update={"resume_from": None})  # to repeat it, one starts at the beginning

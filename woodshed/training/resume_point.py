@@ -87,6 +87,7 @@ class ResumePoint:
     held_out: tuple[str, ...] = ()  # names of the songs that were kept from training
     validation: dict[str, Any] = field(default_factory=dict)  # what was measured on them
     techniques: dict[str, Any] = field(default_factory=dict)  # how its steps were computed
+    run: str = ""  # the identity of the run, the same in all its checkpoints
 
     def refuse_misfit(self, settings: TrainSettings, *, model: str, fingerprint: str, songs: int | None) -> None:
         """Stop when this checkpoint cannot continue with these settings.

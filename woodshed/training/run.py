@@ -1,6 +1,7 @@
 """A run in memory: the frozen decoder, the adapter on it, the optimizer, and where the run stands."""
 
 import hashlib
+import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -46,6 +47,7 @@ class Run:
     loader: BatchLoader
     draw_rules: DrawRules
     position: Position
+    identity: str  # the same in all its checkpoints, resumed or not
     saved_step: int = 0  # up to which a checkpoint of the row holds everything
     validated: Mapping[str, Any] = field(default_factory=dict)  # what validation knows by now, as JSON values
     has_ended_early: bool = False  # because validation no longer improved
@@ -105,12 +107,14 @@ class Run:
         self._write_checkpoint(folder)
         self.saved_step = self.position.step
         checkpoint.keep_newest(output, self.settings.keep_last)
+        checkpoint.write_pointers(output, self.identity)
         return folder
 
     def save_best(self) -> Path:
         """Write a checkpoint of this moment in place of the best so far; return its folder."""
         folder = self.settings.output_dir / checkpoint.BEST
         self._write_checkpoint(folder)
+        checkpoint.write_pointers(self.settings.output_dir, self.identity)
         return folder
 
     def _write_checkpoint(self, folder: Path) -> None:
@@ -131,6 +135,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Return what a resume must know about this run."""
         return {
+            "run": self.identity,
             "settings": self.settings.model_dump(mode="json"),
             "model": self.preflight.checkpoint.name,
             "fingerprint": self.preflight.fingerprint,
@@ -240,6 +245,7 @@ def load_run(preflight: Preflight) -> Run:
         loader=_loader(preflight),
         draw_rules=DrawRules(settings.mode, settings.cfg_ratio, config.timestep_mu, config.timestep_sigma),
         position=position,
+        identity=preflight.resume.run if preflight.resume else uuid.uuid4().hex,
         saved_step=position.step,
         validated=preflight.resume.validation if preflight.resume else {},
     )
