@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a polite request: finish the step, save, stop. A second Ctrl-C stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP as a polite request: finish the step, save, stop. A second Ctrl-C stops at once."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from woodshed.console import Terminal
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class Stopper:
@@ -26,12 +28,18 @@ class Stopper:
         return self._was_asked
 
     def __enter__(self) -> Self:
-        for name in (signal.SIGINT, signal.SIGTERM):
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+            if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as nohup wants it
             try:
-                self._previous[name] = signal.signal(name, self._on_signal)
+                self._previous[number] = signal.signal(number, self._on_signal)
             except ValueError:  # not the main thread
                 break
         return self
+
+    def ask(self) -> None:
+        """Ask to stop, for a reason of one's own."""
+        self._was_asked = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -42,6 +50,8 @@ class Stopper:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is given
         if os.getpid() != self._process:
             return
+        if number == getattr(signal, "SIGHUP", None):
+            self._terminal.hush()  # writing to a closed terminal would end the run before it has saved
         if self._was_asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._was_asked = True

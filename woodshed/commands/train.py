@@ -35,7 +35,7 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
     with Stopper(terminal) as stopper:
         events = train(resolved.settings, origins=resolved.origins, should_stop=stopper.is_asked)
-        finished = watch(events, resolved.settings, terminal)
+        finished = watch(events, resolved.settings, terminal, ask_to_stop=stopper.ask)
     if finished.was_interrupted:
         terminal.say(f"Stopped; the state is saved. Go on with: --resume-from {finished.adapter}")
         return INTERRUPTED

@@ -430,6 +430,15 @@ class CheckpointingSettings(Settings):
         tier="basic",
         default_text="*(empty)*",
     )
+    max_time: float = setting(
+        0,
+        "Maximum time",
+        "The run saves and stops after so many minutes, as if interrupted; --resume-from latest goes on. 0 = off.",
+        why="A machine that is only lent for some hours, or a night.",
+        section="Logging & Checkpoints",
+        at_least=0,
+        unit="minutes",
+    )
     init_from: OptionalPath = setting(
         None,
         "Start from",

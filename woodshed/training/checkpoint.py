@@ -11,10 +11,12 @@ Random generators are not saved: every draw is a function of (seed, epoch, song)
 """
 
 import hashlib
+import io
 import itertools
 import json
 import pickle
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 
 from woodshed.adapters.adapter import Adapter
-from woodshed.adapters.files import verify_saved
+from woodshed.adapters.files import look_back, verify_saved
 from woodshed.errors import UserError
 from woodshed.settings.schema import TrainSettings
 from woodshed.storage import drop_folder, save_tensors, whole_folder, write_text
@@ -54,8 +56,11 @@ def save_checkpoint(
     facts: Mapping[str, Any],
     scaler: Mapping[str, Any],
     recipe: Mapping[str, Any],
+    is_proven: bool = False,
 ) -> None:
     """Write a checkpoint folder, whole or not at all, and its adapter proven to be the one in memory.
+
+    The proof takes most of the time. Training waits for it once: what proved right is right for other numbers too.
 
     Args:
         folder: its final name.
@@ -65,15 +70,18 @@ def save_checkpoint(
         facts: settings, model, fingerprint, songs.
         scaler: state of the fp16 loss scaler, or empty.
         recipe: what travels in the adapter file's header.
+        is_proven: whether an adapter of this run was written and compared before; then it is only read back.
     """
     with whole_folder(folder) as building:
         adapter.save(building, recipe)
-        verify_saved(adapter, building)
+        (look_back if is_proven else verify_saved)(adapter, building)
         resume = building / "resume"
         resume.mkdir()
         parameters = {name: value.detach().cpu().contiguous() for name, value in adapter.trainable_parameters().items()}
         save_tensors(resume / "parameters.safetensors", parameters, {"format": "pt"})
-        torch.save(optimizer.state_dict(), resume / "optimizer.pt")
+        packed = io.BytesIO()
+        torch.save(optimizer.state_dict(), packed)  # in memory: a full disk is no OSError to PyTorch
+        (resume / "optimizer.pt").write_bytes(packed.getbuffer())
         state = {
             "format": FORMAT,
             "position": asdict(next_position),
@@ -262,6 +270,28 @@ def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimiz
     except (OSError, SafetensorError, pickle.UnpicklingError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{point.folder} cannot be resumed: {reason} Resume from an older checkpoint.") from error
+
+
+def unwritable_run(output: Path, error: OSError) -> str:
+    """Return a sentence on a disk that takes nothing any more, and on what is safe."""
+    try:
+        free = f"{shutil.disk_usage(output).free / 2**30:.2f} GiB are free there"
+    except OSError:
+        free = "the folder cannot be reached"
+    sound = next((folder for folder in reversed(list_checkpoints(output)) if not _is_damaged(folder)), None)
+    safe = f"The newest checkpoint, {sound}, is sound" if sound else "No checkpoint can be read there"
+    return (
+        f"The run in {output} cannot go on: {error.strerror or error} ({error.filename or 'while writing'}; {free}). "
+        f"{safe}. Make room or bring the folder back, and go on with --resume-from latest."
+    )
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        read_resume_point(folder)
+    except UserError:
+        return True
+    return False
 
 
 def keep_newest(output: Path, count: int) -> None:

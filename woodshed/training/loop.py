@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 
@@ -22,14 +23,16 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.storage import clear_leftovers, write_text
 from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
-from woodshed.training.checkpoint import set_aside_newer
+from woodshed.training.checkpoint import set_aside_newer, unwritable_run
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.micro_step import Songs
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
-from woodshed.training.preflight import Preflight, check
+from woodshed.training.out_of_memory import let_go, out_of_memory_advice
+from woodshed.training.preflight import check
 from woodshed.training.resume_point import Position
 from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
 from woodshed.training.schedules import learning_rate_factor
+from woodshed.training.time_limit import TimeLimit
 
 SMALLEST_LOSS_SCALE = 1.0  # below it, float16 gradients overflow although nothing is scaled up any more
 
@@ -151,27 +154,48 @@ def train(
         words, said = words_for(preflight)  # before the decoder, so that the encoders never meet it in memory
         run = load_run(preflight)
     except torch.OutOfMemoryError as error:
-        raise UserError(_out_of_memory_advice(preflight)) from error
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(settings.output_dir)
-    superseded = set_aside_newer(settings.output_dir, preflight.resume) if preflight.resume else []
+        raise UserError(out_of_memory_advice(preflight)) from error
     known = Resolved(settings, origins or dict.fromkeys(type(settings).model_fields, "given"))
-    whole_run = settings.model_copy(update={"resume_from": None})  # to repeat it, one starts at the beginning
-    write_text(settings.output_dir / "run.toml", run_file_text(Resolved(whole_run, known.origins)))
-    yield _started(run)
-    yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
-    yield from (Notice(f"Set aside {path}: it lies ahead of where this run continues.") for path in superseded)
-    yield from map(Notice, said)
+    limit = TimeLimit(settings.max_time, started_at, should_stop)
     try:
-        yield from _epochs(run, Between(run, words), should_stop)
-    except (NonFiniteLossError, torch.OutOfMemoryError) as error:
-        yield from _rescue(run)
-        if isinstance(error, NonFiniteLossError):
-            raise
-        raise UserError(_out_of_memory_advice(preflight)) from error
+        superseded = _open_folder(run, known)
+        yield _started(run)
+        yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
+        yield from (Notice(f"Set aside {path}: it lies ahead of where this run continues.") for path in superseded)
+        yield from map(Notice, (*said, *limit.notices()))
+        yield from _until_trouble(run, Between(run, words), limit)
+        yield from map(Notice, limit.notices_at_end())
+        yield from _finish(run, time.monotonic() - started_at)
+    except OSError as error:
+        raise UserError(unwritable_run(settings.output_dir, error)) from error
     finally:
         run.loader.close()
-    yield from _finish(run, time.monotonic() - started_at)
+
+
+def _open_folder(run: Run, known: Resolved[TrainSettings]) -> list[Path]:
+    """Make the output folder ready and write `run.toml`; return the checkpoints that were set aside."""
+    output = run.settings.output_dir
+    output.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(output)
+    superseded = set_aside_newer(output, run.preflight.resume) if run.preflight.resume else []
+    whole_run = known.settings.model_copy(update={"resume_from": None})  # to repeat it, one starts at the beginning
+    write_text(output / "run.toml", run_file_text(Resolved(whole_run, known.origins)))
+    return superseded
+
+
+def _until_trouble(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train; whatever ends the run early, its last good step is saved first."""
+    try:
+        yield from _epochs(run, between, should_stop)
+    except UserError:
+        yield from _rescue(run)
+        raise
+    except torch.OutOfMemoryError as error:
+        run.optimizer.zero_grad(set_to_none=True)
+        run.forget_engine()
+        let_go(error)
+        yield from _rescue(run)
+        raise UserError(out_of_memory_advice(run.preflight)) from error
 
 
 def _epochs(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -293,18 +317,3 @@ def _finish(run: Run, seconds: float) -> Iterator[Event]:
         yield Notice(str(report))
     epochs = position.epoch - 1
     yield Finished(folder, epochs, position.step, seconds, peak, was_interrupted)
-
-
-def _out_of_memory_advice(preflight: Preflight) -> str:
-    settings = preflight.settings
-    ways = []
-    if preflight.techniques.recompute != "all":
-        ways.append("--recompute all")
-    if settings.sample_every_n_epochs and not settings.offload_encoder:
-        ways.append("--offload-encoder")
-    if settings.batch_size > 1:
-        ways.append("--batch-size 1")
-    if settings.adapter_type == "lora" and settings.rank > 1:
-        ways.append(f"--rank {settings.rank // 2}")
-    ways.append("shorter songs (woodshed preprocess --max-duration)")
-    return f"{describe_device(preflight.device)} ran out of memory. Try, in this order: {', '.join(ways)}."

@@ -47,6 +47,7 @@ MAY_CHANGE_SILENTLY = (
     "sample_prompts",
     "validate_every_n_epochs",
     "early_stop",
+    "max_time",
     "num_workers",
     "pin_memory",
     "prefetch_factor",

@@ -48,6 +48,7 @@ class Run:
     draw_rules: DrawRules
     position: Position
     identity: str  # the same in all its checkpoints, resumed or not
+    is_proven: bool = False  # whether an adapter of it was written, read back and compared
     saved_step: int = 0  # up to which a checkpoint of the row holds everything
     validated: Mapping[str, Any] = field(default_factory=dict)  # what validation knows by now, as JSON values
     has_ended_early: bool = False  # because validation no longer improved
@@ -56,6 +57,10 @@ class Run:
     def engine(self) -> Engine:
         """What computes the micro-steps."""
         return Engine(self.model, self.preflight.techniques)
+
+    def forget_engine(self) -> None:
+        """Let the engine go, and with it the memory of its graphs; the next use makes another."""
+        self.__dict__.pop("engine", None)
 
     @cached_property
     def model(self) -> Model:
@@ -126,7 +131,9 @@ class Run:
             facts=self.facts(),
             scaler=self.scaler.state_dict(),
             recipe=self.recipe(),
+            is_proven=self.is_proven,
         )
+        self.is_proven = True
 
     def newest_checkpoint(self) -> Path:
         """Return the checkpoint that a resume would take."""
