@@ -58,7 +58,7 @@ def test_a_song_that_vanishes_ends_the_run_after_its_last_good_step_is_saved(set
     settings = settings_for(epochs=3, keep_in_memory="no")
     events = train(settings, should_stop=take_away)
     with pytest.raises(UserError):
-        [*events]
+        list(events)
     (saved,) = list_checkpoints(tmp_path / "out")
     assert read_resume_point(saved).position.step >= 1
 
