@@ -15,10 +15,17 @@ class Stopper:
 
     Outside the main thread signals cannot be caught, so there the flag simply stays down. Ctrl-C reaches data workers
     too, which inherit the handler: there it does nothing, because the run stops them when it ends.
+
+    Args:
+        terminal: where it is said that the run will stop.
+        is_launched: a launcher started this process with others, and hands Ctrl-C on to those that heard it already; it
+            decides itself when to wait no longer.
+        is_quiet: another of them speaks.
     """
 
-    def __init__(self, terminal: Terminal) -> None:
+    def __init__(self, terminal: Terminal, *, is_launched: bool = False, is_quiet: bool = False) -> None:
         self._terminal = terminal
+        self._is_launched, self._is_quiet = is_launched, is_quiet
         self._was_asked = False
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
@@ -52,7 +59,11 @@ class Stopper:
             return
         if number == getattr(signal, "SIGHUP", None):
             self._terminal.hush()  # writing to a closed terminal would end the run before it has saved
+        if self._was_asked and self._is_launched:
+            return
         if self._was_asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._was_asked = True
+        if self._is_quiet:
+            return
         self._terminal.problem("Stopping after this step; the state will be saved. Press Ctrl-C again to stop at once.")

@@ -106,6 +106,24 @@ def test_a_resume_on_another_model_stops(settings_for):
     assert any("was trained on acestep-v15-base; this run asks for acestep-v15-turbo" in line for line in found)
 
 
+def test_a_run_that_stopped_between_its_last_checkpoint_and_its_end_comes_to_it(settings_for, trained):
+    whole = (trained / "final" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(trained / "final")
+    assert not any(map(is_step, train(settings_for(epochs=2, save_every=1, resume_from="latest"))))
+    assert (trained / "final" / "adapter_model.safetensors").read_bytes() == whole
+
+
+def test_steps_that_are_computed_otherwise_than_before_are_named(settings_for, trained):
+    def said(**changes):
+        events = train(settings_for(epochs=3, resume_from=trained / "checkpoint-epoch-2", **changes))
+        return [event.text for event in events if isinstance(event, Notice) and "Steps are computed" in event.text]
+
+    assert said(output="same") == []
+    assert said(output="other", gradient_checkpointing=False) == [
+        "Steps are computed with recompute none instead of all: the same up to rounding, not to the last bit."
+    ]
+
+
 def test_changes_that_can_continue_are_named(settings_for, trained):
     said = check(settings_for(epochs=5, resume_from="latest", learning_rate=5e-4, keep_last=1)).notices
     assert "Resuming with learning_rate 0.0005 instead of 0.001." in said

@@ -31,6 +31,7 @@ from woodshed.training.holdout import Split, split_songs
 from woodshed.training.memory_plan import fit_recompute, longest_song, plan_memory, trained_by
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.resume_point import Position, ResumePoint
+from woodshed.training.team import own_device, own_place, refuse_too_many
 from woodshed.training.techniques import Techniques, choose_techniques
 
 
@@ -97,7 +98,9 @@ def check(settings: TrainSettings) -> Preflight:
     digest, adapter_parameters = "", 0
     start_notices, chosen = list[str](), list[str]()
     with collecting(problems):
-        device = resolve_device(settings.device)
+        place = own_place()
+        device = own_device(resolve_device(settings.device), settings.device, place)
+        refuse_too_many(place, settings.gradient_accumulation)
         dtype = resolve_precision(settings.precision, device)
     with collecting(problems):
         require_optimizer(settings.optimizer_type)

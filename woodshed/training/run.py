@@ -30,6 +30,7 @@ from woodshed.training.optimizers import build_optimizer
 from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed, draw_for_songs
 from woodshed.training.resume_point import Position
+from woodshed.training.team import Part, Place, Team, part_of
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Run:
     draw_rules: DrawRules
     position: Position
     identity: str  # the same in all its checkpoints, resumed or not
+    team: Team = field(default_factory=Team)
     is_proven: bool = False  # whether an adapter of it was written, read back and compared
     saved_step: int = 0  # up to which a checkpoint of the row holds everything
     validated: Mapping[str, Any] = field(default_factory=dict)  # what validation knows by now, as JSON values
@@ -87,6 +89,17 @@ class Run:
         """How many epochs are finished."""
         return self.position.epoch - 1
 
+    def part(self) -> Part:
+        """Return what this process computes of the next step."""
+        settings = self.settings
+        return part_of(
+            self.team.place,
+            self.position.steps_in_epoch,
+            songs=self.plan.songs,
+            batch_size=settings.batch_size,
+            accumulation=settings.gradient_accumulation,
+        )
+
     def autocast(self) -> torch.autocast:
         """Return the context in which the decoder computes in the run's precision."""
         return self.model.autocast()
@@ -105,12 +118,14 @@ class Run:
             yield Songs(batch.names, batch.frames, dropout_seed, tuple(self.engine.split(inputs)))
 
     def save_checkpoint(self, *, is_epoch_complete: bool) -> Path:
-        """Write a checkpoint of this moment and drop those beyond `keep_last`; return its folder."""
+        """Write a checkpoint of this moment, as the leader, and drop those beyond `keep_last`; return its folder."""
         output = self.settings.output_dir
         place = Position(epoch=self.epochs_done) if is_epoch_complete else self.position
         folder = checkpoint.checkpoint_folder(output, place, is_epoch_complete=is_epoch_complete)
-        self._write_checkpoint(folder)
         self.saved_step = self.position.step
+        if not self.team.leads:
+            return folder
+        self._write_checkpoint(folder)
         checkpoint.keep_newest(output, self.settings.keep_last)
         checkpoint.write_pointers(output, self.identity)
         return folder
@@ -148,7 +163,7 @@ class Run:
             "fingerprint": self.preflight.fingerprint,
             "songs": self.plan.songs,
             "targets": list(self.preflight.targets),
-            "techniques": asdict(self.preflight.techniques),
+            "techniques": {**asdict(self.preflight.techniques), "processes": self.team.place.size},
             "held_out": list(self.preflight.held_out.names) if self.preflight.held_out else [],
             "validation": dict(self.validated),
         }
@@ -208,8 +223,12 @@ _RECIPE = (
 )
 
 
-def load_run(preflight: Preflight) -> Run:
+def load_run(preflight: Preflight, team: Team | None = None) -> Run:
     """Load the decoder, attach the adapter, and restore the checkpoint to resume from, if any.
+
+    Args:
+        preflight: of the run.
+        team: the processes that train together; this one alone unless given.
 
     Raises:
         CheckpointError: when the model's files are incomplete.
@@ -249,7 +268,8 @@ def load_run(preflight: Preflight) -> Run:
         parameters=parameters,
         optimizer=optimizer,
         scaler=scaler,
-        loader=_loader(preflight),
+        team=team or Team(),
+        loader=_loader(preflight, team.place if team else Place()),
         draw_rules=DrawRules(settings.mode, settings.cfg_ratio, config.timestep_mu, config.timestep_sigma),
         position=position,
         identity=preflight.resume.run if preflight.resume else uuid.uuid4().hex,
@@ -258,7 +278,7 @@ def load_run(preflight: Preflight) -> Run:
     )
 
 
-def _loader(preflight: Preflight) -> BatchLoader:
+def _loader(preflight: Preflight, place: Place) -> BatchLoader:
     settings = preflight.settings
     return BatchLoader(
         preflight.dataset,
@@ -271,6 +291,7 @@ def _loader(preflight: Preflight) -> BatchLoader:
         keep_in_memory="yes" if preflight.is_resident else "no",
         device_type=preflight.device.type,
         crop_seconds=settings.crop_seconds,
+        deal=(place.rank, place.size, settings.gradient_accumulation),
     )
 
 
