@@ -136,7 +136,10 @@ def main() -> None:
             kind = ""
         else:
             kind = kill(child, output, draw, seconds)
-        count[kind or "completed"] += 1
+        is_whole = (output / "final").exists()  # also when the kill came after the last thing that was written
+        count["completed"] += is_whole
+        if kind:
+            count[kind] += 1
         steps = []
         for path in list_checkpoints(output):
             try:
@@ -144,7 +147,7 @@ def main() -> None:
             except Exception:  # noqa: BLE001 - whatever is wrong with it, it counts
                 count["damaged"] += 1
         count["lost"] += max(steps, default=0) < announced(output)
-        if not kind:
+        if is_whole:
             count["same"] += adapter_of(output) == adapter_of(whole)
             shutil.rmtree(output)
     sys.stdout.write(json.dumps(count | {"seconds": round(time.monotonic() - started_at, 1)}))

@@ -74,6 +74,28 @@ def wait_for_step(output: Path, step: int) -> None:
     raise AssertionError(f"step {step} never came")
 
 
+def diverge(rank: int) -> None:
+    true_step = loop.take_step
+
+    def step(run, *arguments, **options):  # type: ignore[no-untyped-def]
+        result = true_step(run, *arguments, **options)
+        run.parameters[0].data.add_(rank)
+        return result
+
+    loop.take_step = step
+
+
+def poison(rank: int) -> None:
+    true_sum = team.Team.add_up
+
+    def add_up(self, parameters, losses, frames, part):  # type: ignore[no-untyped-def]
+        if rank == 1:
+            losses = losses * float("nan")
+        return true_sum(self, parameters, losses, frames, part)
+
+    team.Team.add_up = add_up  # type: ignore[method-assign]
+
+
 def main() -> None:
     checkpoints, folder = sys.argv[1], Path(sys.argv[2])
     for number in range(7):
@@ -92,30 +114,8 @@ def main() -> None:
         run(name, counts[1], "--resume-from", "latest")
     run("too many", 3)
 
-    def diverge(rank: int) -> None:
-        true_step = loop.take_step
-
-        def step(run, *arguments, **options):  # type: ignore[no-untyped-def]
-            result = true_step(run, *arguments, **options)
-            run.parameters[0].data.add_(rank)
-            return result
-
-        loop.take_step = step
-
     run("differing", 2, "--save-every", "1", meddle=diverge)
-
-    def poison(rank: int) -> None:
-        true_sum = team.Team.add_up
-
-        def add_up(self, parameters, losses, frames, part):  # type: ignore[no-untyped-def]
-            if rank == 1:
-                losses = losses * float("nan")
-            return true_sum(self, parameters, losses, frames, part)
-
-        team.Team.add_up = add_up  # type: ignore[method-assign]
-
     run("not finite", 2, meddle=poison)
-
     long = ("--epochs", "100000", "--save-every", "0")
     for name, number in {"ctrl-c": signal.SIGINT, "lost": signal.SIGKILL}.items():
         (folder / name).mkdir()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from killing_training import write_song
 from safetensors.torch import load_file
 
 PROGRAM = Path(__file__).with_name("teaming.py")
@@ -131,12 +130,11 @@ LAUNCHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_launchers_start_the_same_command(launcher, tmp_path, world, checkpoint_root):
-    for number in range(2):
-        write_song(tmp_path / "tensors", number)
+def test_launchers_start_the_same_command(launcher, tmp_path, world, encoded, checkpoint_root):
+    assert encoded.code == 0, encoded.err
     words = [
         *("-m", "woodshed", "train", "--plain", "--checkpoint-dir", checkpoint_root, "--model", "base"),
-        *("--dataset-dir", tmp_path / "tensors", "--output-dir", tmp_path / "out", "--device", "cpu", "--rank", 4),
+        *("--dataset-dir", world.folder / "tensors", "--output-dir", tmp_path / "out", "--device", "cpu", "--rank", 4),
         *("--epochs", 2, "--gradient-accumulation", 2, "--num-workers", 0),
     ]
     done = subprocess.run(
