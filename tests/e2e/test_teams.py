@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_is_named_with_songs_of_another_process(teams):
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"],
     "accelerate": [
-        *("accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29512"),
     ],
 }

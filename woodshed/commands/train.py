@@ -41,7 +41,7 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
             if not place.leads:
                 *_, last = events
                 return INTERRUPTED if getattr(last, "was_interrupted", False) else 0
-            finished = watch(events, resolved.settings, terminal, ask_to_stop=stopper.ask)
+            finished = watch(events, resolved.settings, terminal, origins=resolved.origins, ask_to_stop=stopper.ask)
     except ElsewhereError as error:
         return error.exit_code
     if finished.was_interrupted:

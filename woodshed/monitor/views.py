@@ -1,6 +1,6 @@
 """Connects a run's events with everything that shows or stores them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from woodshed.console import Terminal
 from woodshed.errors import UserError
 from woodshed.monitor.journal import Journal
+from woodshed.monitor.run_log import RunLog
 from woodshed.monitor.tensorboard import TensorBoard
 from woodshed.monitor.terminal import TrainingView
 from woodshed.settings.schema import TrainSettings
@@ -23,6 +24,7 @@ def watch(
     terminal: Terminal,
     *,
     show: View | None = None,
+    origins: Mapping[str, str] | None = None,
     ask_to_stop: Callable[[], None] = lambda: None,
 ) -> Finished:
     """Show and store a run's events until it ends.
@@ -32,6 +34,7 @@ def watch(
         settings: of the run.
         terminal: where it is shown.
         show: shows it in another way than usual.
+        origins: where the settings came from.
         ask_to_stop: called when the disk takes no records any more, so that the state is saved as long as it can be.
 
     Returns:
@@ -53,7 +56,8 @@ def watch(
             if isinstance(event, Started):  # only now is the output folder known to be ours
                 journal = Journal(settings.output_dir / "events.jsonl")
                 curves = TensorBoard(curves_folder(settings, is_new=event.first_step == 0))
-                views += [stack.enter_context(Guarded(record, fail)) for record in (journal, curves)]
+                log = RunLog(settings, origins or {})
+                views += [stack.enter_context(Guarded(record, fail)) for record in (journal, curves, log)]
             for view in views:
                 view(event)
             last = event

@@ -200,10 +200,9 @@ def _until_trouble(run: Run, between: Between, should_stop: Callable[[], bool]) 
     """Train; whatever ends the run early, its last good step is saved first."""
     try:
         yield from _epochs(run, between, should_stop)
-    except DifferError:
-        raise
-    except UserError:
-        yield from _rescue(run)
+    except UserError as error:
+        if not isinstance(error, DifferError):
+            yield from _rescue(run)
         raise
     except torch.OutOfMemoryError as error:
         run.optimizer.zero_grad(set_to_none=True)
@@ -314,6 +313,7 @@ def _started(run: Run) -> Started:
         total_steps=run.plan.total_steps,
         first_epoch=run.position.epoch,
         first_step=run.position.step,
+        run=run.identity,
     )
 
 

@@ -98,11 +98,10 @@ def check(settings: TrainSettings) -> Preflight:
     digest, adapter_parameters = "", 0
     start_notices, chosen = list[str](), list[str]()
     with collecting(problems):
-        place = own_place()
-        device = own_device(resolve_device(settings.device), settings.device, place)
-        refuse_too_many(place, settings.gradient_accumulation)
+        device = own_device(resolve_device(settings.device), settings.device, own_place())
         dtype = resolve_precision(settings.precision, device)
     with collecting(problems):
+        refuse_too_many(own_place(), settings.gradient_accumulation)
         require_optimizer(settings.optimizer_type)
     with collecting(problems):
         resume = find_resume_point(settings)
