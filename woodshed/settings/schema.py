@@ -424,11 +424,20 @@ class CheckpointingSettings(Settings):
     resume_from: OptionalPath = setting(
         None,
         "Resume from",
-        "Path to a checkpoint to resume from, or `latest` for the newest one in the output directory.",
+        "Path to a checkpoint to resume from, or `latest` or `best` for that one in the output directory.",
         why="Use after interrupted training. Points to a `checkpoint-epoch-N` folder.",
         section="Logging & Checkpoints",
         tier="basic",
         default_text="*(empty)*",
+    )
+    max_time: float = setting(
+        0,
+        "Maximum time",
+        "The run saves and stops after so many minutes, as if interrupted; --resume-from latest goes on. 0 = off.",
+        why="A machine that is only lent for some hours, or a night.",
+        section="Logging & Checkpoints",
+        at_least=0,
+        unit="minutes",
     )
     init_from: OptionalPath = setting(
         None,

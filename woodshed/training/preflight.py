@@ -31,6 +31,7 @@ from woodshed.training.holdout import Split, split_songs
 from woodshed.training.memory_plan import fit, longest_song, plan_memory, trained_by
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.resume_point import Position, ResumePoint
+from woodshed.training.team import own_device, own_place, refuse_too_many
 from woodshed.training.techniques import Techniques, choose_techniques
 
 
@@ -97,9 +98,10 @@ def check(settings: TrainSettings) -> Preflight:
     digest, adapter_parameters = "", 0
     start_notices, chosen = list[str](), list[str]()
     with collecting(problems):
-        device = resolve_device(settings.device)
+        device = own_device(resolve_device(settings.device), settings.device, own_place())
         dtype = resolve_precision(settings.precision, device)
     with collecting(problems):
+        refuse_too_many(own_place(), settings.gradient_accumulation)
         require_optimizer(settings.optimizer_type)
     with collecting(problems):
         resume = find_resume_point(settings)
