@@ -384,7 +384,7 @@ def test_a_resumed_runs_file_repeats_the_whole_run(settings_for, tmp_path):
 
 
 def test_a_model_that_does_not_fit_into_memory_is_no_bug_of_ours(settings_for, monkeypatch):
-    def load(_preflight):
+    def load(*_):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "load_run", load)

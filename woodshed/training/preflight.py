@@ -98,10 +98,9 @@ def check(settings: TrainSettings) -> Preflight:
     digest, adapter_parameters = "", 0
     start_notices, chosen = list[str](), list[str]()
     with collecting(problems):
-        device = own_device(resolve_device(settings.device), settings.device, own_place())
+        device = _own_device(settings)
         dtype = resolve_precision(settings.precision, device)
     with collecting(problems):
-        refuse_too_many(own_place(), settings.gradient_accumulation)
         require_optimizer(settings.optimizer_type)
     with collecting(problems):
         resume = find_resume_point(settings)
@@ -169,6 +168,13 @@ def check(settings: TrainSettings) -> Preflight:
         resume=resume,
         notices=notices,
     )
+
+
+def _own_device(settings: TrainSettings) -> torch.device:
+    """Return the device of this process among those that a launcher started."""
+    place = own_place()
+    refuse_too_many(place, settings.gradient_accumulation)
+    return own_device(resolve_device(settings.device), settings.device, place)
 
 
 def _fit(
