@@ -151,7 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object. Download it again.")
