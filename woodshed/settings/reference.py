@@ -8,6 +8,7 @@ import json
 from woodshed.settings.declare import Settings, choices_of, declarations, sections
 from woodshed.settings.flags import default_text, flags_of
 from woodshed.settings.schema import (
+    DoctorSettings,
     EstimateSettings,
     ExportSettings,
     GenerateSettings,
@@ -23,6 +24,7 @@ PAGES: dict[str, type[Settings]] = {
     "woodshed generate": GenerateSettings,
     "woodshed export": ExportSettings,
     "woodshed merge": MergeSettings,
+    "woodshed doctor": DoctorSettings,
 }
 
 

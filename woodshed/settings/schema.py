@@ -1204,3 +1204,42 @@ class InspectSettings(DeviceSettings, CheckpointSettings):
         tier="basic",
         default_text="*(none)*",
     )
+
+
+class DoctorSettings(DeviceSettings, CheckpointSettings):
+    """Every setting of `woodshed doctor`; a training that is planned may be named beside them."""
+
+    model: str = setting(
+        "",
+        "Model",
+        "The model that a training is planned on: with a dataset, the whole training is checked as its start would.",
+        why="Without it only what lies in the checkpoint directory is looked at.",
+        section="Planned training",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    dataset_dir: OptionalPath = setting(
+        None,
+        "Dataset directory",
+        "A folder with preprocessed `.pt` files to look at.",
+        why="To know whether it fits the model, and the training the memory.",
+        section="Planned training",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    output_dir: OptionalPath = setting(
+        None,
+        "Output directory",
+        "Where the training will write: is there room, and does it hold another run?",
+        why="When runs are kept on another disk.",
+        section="Planned training",
+        tier="basic",
+        default_text="the current folder",
+    )
+    digests: bool = setting(
+        False,
+        "Compare digests",
+        "Read every byte of what `woodshed models get` fetched, and compare it with what was published.",
+        why="When a disk is suspected; it takes a minute for each 10 GB or so.",
+        section="Checks",
+    )
