@@ -6,12 +6,13 @@ from collections import namedtuple
 import pytest
 
 from woodshed.errors import UserError
+from woodshed.models.disk import free_bytes
 from woodshed.models.machine import Cards, TorchBuild
 from woodshed.models.memory import Trained
 from woodshed.training import readiness
 from woodshed.training.loop import train
 from woodshed.training.preflight import check
-from woodshed.training.readiness import checkpoint_bytes, count_checkpoints, free_bytes
+from woodshed.training.readiness import checkpoint_bytes, count_checkpoints
 
 USAGE = namedtuple("USAGE", "total used free")
 

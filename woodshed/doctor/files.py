@@ -17,11 +17,11 @@ from woodshed.models.checkpoints import (
     find_weight_files,
 )
 from woodshed.models.config import read_json, read_vae_config
+from woodshed.models.disk import gib
 from woodshed.models.encoders import read_tokenizer
 from woodshed.models.fetched import differences, read_record
 from woodshed.models.weights import read_headers
 from woodshed.settings.schema import DoctorSettings
-from woodshed.training.readiness import gib
 
 SHARED = {VAE_FOLDER: "The VAE", TEXT_ENCODER_FOLDER: "The text encoder"}
 
@@ -92,7 +92,7 @@ def _shared(root: Path, name: str, what: str) -> Iterator[Finding]:
             files = find_weight_files(folder)
         count = len(read_headers(files))
     except UserError as error:
-        yield from (Finding("checkpoints", "problem", sentence, remedy) for sentence in error.problems)
+        yield from (Finding("checkpoints", "problem", sentence, f"{remedy} --replace") for sentence in error.problems)
         return
     text = f"{what} ({name}): {gib(folder_size(folder))}, {count} tensors."
     yield Finding("checkpoints", "ok", text)
@@ -112,7 +112,7 @@ def _digests(folder: Path, *, reads_all: bool) -> Iterator[Finding]:
             yield Finding("checkpoints", "note", text)
         return
     if odd:
-        remedy = f"woodshed models get {folder.name} --checkpoint-dir {folder.parent}"
+        remedy = f"woodshed models get {folder.name} --checkpoint-dir {folder.parent} --replace"
         yield Finding("checkpoints", "problem", f"{folder.name} is not as it was fetched: {'; '.join(odd)}.", remedy)
     elif reads_all:
         yield Finding("checkpoints", "ok", f"{folder.name}: every byte is as {record.repository} publishes it.")

@@ -12,10 +12,10 @@ from packaging.requirements import Requirement
 from woodshed.doctor.finding import Finding
 from woodshed.errors import UserError
 from woodshed.models.devices import available_devices, resolve_device
+from woodshed.models.disk import free_bytes, gib
 from woodshed.models.machine import Cards, TorchBuild, find_cards, find_trouble, torch_build
 from woodshed.models.memory import GIB, device_memory
 from woodshed.settings.schema import DoctorSettings
-from woodshed.training.readiness import free_bytes, gib
 
 EXTRAS = {
     "prodigy": "--optimizer-type prodigy, which finds its own learning rate",

@@ -6,11 +6,12 @@ import torch
 
 from woodshed.doctor.finding import Finding, problems
 from woodshed.errors import UserError
+from woodshed.models.disk import free_bytes, gib
 from woodshed.models.memory import MemoryEstimate, device_memory
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.memory_plan import longest_song, plan_memory, trained_by
 from woodshed.training.preflight import Preflight, check
-from woodshed.training.readiness import checkpoint_bytes, free_bytes, gib
+from woodshed.training.readiness import checkpoint_bytes
 
 NEARLY = 0.95
 """An estimate beyond this part of the memory is a problem: it may be off by a fifth."""

@@ -13,6 +13,7 @@ from woodshed.settings.schema import (
     ExportSettings,
     GenerateSettings,
     MergeSettings,
+    ModelsSettings,
     PreprocessSettings,
     TrainSettings,
 )
@@ -24,6 +25,7 @@ PAGES: dict[str, type[Settings]] = {
     "woodshed generate": GenerateSettings,
     "woodshed export": ExportSettings,
     "woodshed merge": MergeSettings,
+    "woodshed models": ModelsSettings,
     "woodshed doctor": DoctorSettings,
 }
 

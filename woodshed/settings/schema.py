@@ -1243,3 +1243,40 @@ class DoctorSettings(DeviceSettings, CheckpointSettings):
         why="When a disk is suspected; it takes a minute for each 10 GB or so.",
         section="Checks",
     )
+
+
+class ModelsSettings(CheckpointSettings):
+    """Every setting of `woodshed models`."""
+
+    repo: str = setting(
+        "",
+        "Repository",
+        "With `get`: OWNER/NAME on huggingface.co of a model that ACE-Step does not publish itself.",
+        why="To fetch a community fine-tune.",
+        section="Fetching",
+        tier="basic",
+        default_text="ACE-Step's own, by the model's name",
+    )
+    subfolder: str = setting(
+        "",
+        "Subfolder",
+        "With `get --repo`: the folder in the repository that holds the model.",
+        why="Where a repository holds more than one model.",
+        section="Fetching",
+        default_text="*(none)*",
+    )
+    revision: str = setting(
+        "",
+        "Revision",
+        "With `get`: a branch, tag or commit of the repository.",
+        why="To have exactly the files that somebody else has.",
+        section="Fetching",
+        default_text="the newest",
+    )
+    replace: bool = setting(
+        False,
+        "Replace",
+        "With `get`: fetch files again that are there with other bytes than are published.",
+        why="A download by other means was cut short, or a disk has lost bytes.",
+        section="Fetching",
+    )

@@ -1,13 +1,11 @@
 """What the machine has to say before a run: a card that lies idle, and whether the disk holds what will be saved."""
 
-import shutil
-from pathlib import Path
-
 import torch
 
 from woodshed.errors import UserError
+from woodshed.models.disk import free_bytes, gib
 from woodshed.models.machine import find_cards, find_trouble, torch_build
-from woodshed.models.memory import GIB, Trained, optimizer_bytes
+from woodshed.models.memory import Trained, optimizer_bytes
 from woodshed.settings.schema import TrainSettings
 
 BESIDE = 2**20
@@ -56,16 +54,3 @@ def count_checkpoints(settings: TrainSettings, epochs: int) -> int:
     saved = max(epochs, 0) // settings.save_every if settings.save_every else 0
     kept = min(saved, settings.keep_last) if settings.keep_last else saved
     return kept + settings.keep_best + 1
-
-
-def free_bytes(path: Path) -> int:
-    """Return how much room the disk of a path has, which need not exist yet."""
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def gib(size: int) -> str:
-    """Return a number of bytes as people read it."""
-    return f"{size / GIB:,.1f} GiB" if size >= GIB // 10 else f"{size / 2**20:,.1f} MiB"
