@@ -122,7 +122,7 @@ def _run_file(path: Path, notices: list[str]) -> Mapping[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         notices.append(f"{path} cannot be read: {error}.")
         return {}
 
@@ -141,7 +141,7 @@ def _last_step(path: Path) -> dict[str, Any]:
 def _event(line: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
-    except ValueError:  # a line that a crash cut short
+    except (ValueError, RecursionError):  # a line that a crash cut short
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -177,7 +177,7 @@ def inspect_song(path: Path) -> Report:
     tags = read_tags(path)
     try:
         recipe = json.loads(tags.get("comment", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         recipe = None
     if not isinstance(recipe, dict) or "woodshed" not in recipe:
         raise UserError(f"{path} does not say how it was made: Woodshed did not make it.")

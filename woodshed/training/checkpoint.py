@@ -22,6 +22,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from woodshed.adapters.adapter import Adapter
@@ -34,6 +35,7 @@ from woodshed.training.resume_point import Position, ResumePoint
 FORMAT = 1
 BEST = "best"
 """The folder of the checkpoint with the lowest held-out loss."""
+_POINT = TypeAdapter(ResumePoint)
 _CHECKPOINT_NAME = re.compile(r"checkpoint-epoch-(\d+)(?:-step-(\d+))?")
 
 
@@ -179,21 +181,20 @@ def read_resume_point(folder: Path) -> ResumePoint:
             raise UserError(
                 f"{folder} is damaged: {', '.join(damaged)} changed since it was written. Resume from an older one."
             )
-        return ResumePoint(
-            folder,
-            Position(**state["position"]),
-            state["settings"],
-            state["model"],
-            state["fingerprint"],
-            state["songs"],
-            state["scaler"],
-            tuple(state.get("targets", ())),
-            tuple(state.get("held_out", ())),
-            state.get("validation", {}),
-            state.get("techniques", {}),
+        optional = ("targets", "held_out", "validation", "techniques")
+        names = (
+            "position",
+            "settings",
+            "model",
+            "fingerprint",
+            "songs",
+            "scaler",
+            *(name for name in optional if name in state),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is damaged or incomplete: {error}. Resume from an older one.") from error
+        return _POINT.validate_python({"folder": folder, **{name: state[name] for name in names}})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} is damaged or incomplete: {reason}. Resume from an older one.") from error
 
 
 def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
