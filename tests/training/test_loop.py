@@ -358,7 +358,7 @@ def test_out_of_memory_saves_the_state_and_says_what_to_change(settings_for, tmp
     monkeypatch.setattr(loop, "take_step", step)
     with pytest.raises(UserError) as caught:
         events_of(settings_for(batch_size=2, gradient_checkpointing=False))
-    for advice in ("ran out of memory", "--recompute all", "--batch-size 1", "--rank 2"):
+    for advice in ("ran out of memory", "--recompute all", "--batch-size 1", "--rank 2", "--crop-seconds 60"):
         assert advice in str(caught.value)
     assert "--rank" not in loop._out_of_memory_advice(check(settings_for("other", adapter_type="lokr")))
     assert (tmp_path / "out" / "checkpoint-epoch-1-step-1" / "resume" / "state.json").is_file()

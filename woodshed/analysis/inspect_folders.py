@@ -10,7 +10,7 @@ from woodshed.adapters.ranking import read_ranking
 from woodshed.analysis.report import Report, Table, folder_size
 from woodshed.data.crops import FRAMES_PER_SECOND
 from woodshed.data.dataset import TEMPORARY
-from woodshed.data.manifest import MANIFEST, read_manifest
+from woodshed.data.manifest import MANIFEST, read_manifest, shard_manifests
 from woodshed.data.tensor_files import read_tensors
 from woodshed.errors import DataError, UserError
 from woodshed.sampling.waveform import read_tags
@@ -57,6 +57,12 @@ def inspect_dataset(folder: Path) -> Report:
         **({"tag position": manifest.tag_position} if manifest.custom_tag else {}),
         "manifest": (folder / MANIFEST).is_file(),
     }
+    parts = shard_manifests(folder)
+    if parts:
+        notices.append(
+            f"It is in {len(parts)} parts that are not put together yet: run woodshed dataset merge {folder} once all "
+            "are there."
+        )
     if not manifest.is_complete:
         notices.append("Preprocessing was interrupted: run it again to finish the rest.")
     return Report("dataset", folder, facts, (), tuple(notices))

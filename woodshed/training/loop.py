@@ -305,5 +305,7 @@ def _out_of_memory_advice(preflight: Preflight) -> str:
         ways.append("--batch-size 1")
     if settings.adapter_type == "lora" and settings.rank > 1:
         ways.append(f"--rank {settings.rank // 2}")
+    if not settings.crop_seconds:
+        ways.append("--crop-seconds 60, which takes random windows of the songs")
     ways.append("shorter songs (woodshed preprocess --max-duration)")
     return f"{describe_device(preflight.device)} ran out of memory. Try, in this order: {', '.join(ways)}."
