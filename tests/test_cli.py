@@ -107,7 +107,7 @@ def test_training_from_the_command_line_writes_a_run_that_repeats_itself(run, ch
     code, out, err = run(*train_words(checkpoint_root, tmp_path, "--log-every", "1"))
     assert (code, err) == (0, "")
     folder = tmp_path / "out"
-    assert {path.name for path in folder.iterdir()} == {"run.toml", "events.jsonl", "runs", "final"}
+    assert {path.name for path in folder.iterdir()} == {"run.toml", "events.jsonl", "woodshed.log", "runs", "final"}
     assert "final" in out
     first = (folder / "final" / "adapter_model.safetensors").read_bytes()
     values = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))

@@ -7,16 +7,36 @@ import threading
 import pytest
 
 from woodshed.console import Terminal
-from woodshed.interrupt import Stopper
+from woodshed.interrupt import SIGNALS, Stopper
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_raises_a_flag_and_says_so(number, capsys):
+@pytest.mark.parametrize("name", SIGNALS)
+def test_the_first_signal_raises_a_flag_and_says_so_where_a_terminal_is_left(name, capsys):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"there is no {name} here")
     with Stopper(Terminal(plain=True)) as stopper:
         assert not stopper.is_asked()
         os.kill(os.getpid(), number)
         assert stopper.is_asked()
-    assert "the state will be saved" in capsys.readouterr().err
+    assert ("the state will be saved" in capsys.readouterr().err) == (name != "SIGHUP")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_nohup_is_heeded():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopper(Terminal(plain=True)) as stopper:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopper.is_asked()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_program_may_ask_too():
+    with Stopper(Terminal(plain=True)) as stopper:
+        stopper.ask()
+        assert stopper.is_asked()
 
 
 def test_a_second_ctrl_c_stops_at_once():

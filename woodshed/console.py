@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -38,6 +39,11 @@ class Terminal:
     def is_live(self) -> bool:
         """Whether a view that redraws itself makes sense; the output of a notebook's cell cannot be redrawn."""
         return self.out.is_terminal and not self.plain and NOTEBOOK not in os.environ
+
+    def hush(self) -> None:
+        """Say nothing any more, because nobody is there to read: the terminal was closed."""
+        nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of the program
+        self.out.file = self.err.file = nowhere
 
     def say(self, text: str = "") -> None:
         """Print one line of result, exactly as given."""

@@ -23,6 +23,10 @@ class UserError(Exception):
         self.problems = problems
 
 
+class ElsewhereError(UserError):
+    """Said by another process of the same run; this one only ends."""
+
+
 class UsageError(UserError):
     """The command was typed wrongly: an unknown flag or a missing argument."""
 

@@ -36,9 +36,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     building.mkdir()
     try:
         yield building
-        for path in sorted(building.rglob("*")):
-            if path.is_file():
-                _flush(path)
+        for path in sorted(building.rglob("*"), reverse=True):  # what is in a folder before the folder
+            _flush_folder(path) if path.is_dir() else _flush(path)
         _flush_folder(building)
         if folder.exists():
             folder.rename(outgoing)
@@ -54,6 +53,25 @@ def _put_back(outgoing: Path, folder: Path) -> None:
     if outgoing.exists() and not folder.exists():
         outgoing.rename(folder)
     shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def drop_folder(folder: Path) -> None:
+    """Delete a folder so that whoever looks in between sees all of it or nothing."""
+    dropped = folder.with_name(f".{folder.name}.dropped")
+    shutil.rmtree(dropped, ignore_errors=True)
+    folder.rename(dropped)
+    shutil.rmtree(dropped, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Undo what a killed process left half done in a folder: replacements, writings and deletions."""
+    for outgoing in folder.glob(".*.outgoing"):
+        _put_back(outgoing, folder / outgoing.name[1 : -len(".outgoing")])
+    for leftover in (*folder.glob(".*.writing"), *folder.glob(".*.dropped")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def test_a_step_that_does_not_fit_is_a_problem_with_the_ways_that_help(doctor, m
     assert code == 1
     (problem,) = found["problem"]
     assert "A step takes about" in problem["text"]
-    assert "--crop-seconds 60" in problem["remedy"]
+    assert "--recompute all" in problem["remedy"] or "--rank" in problem["remedy"]
 
 
 @pytest.mark.usefixtures("place")

@@ -1,4 +1,4 @@
-"""A run that is killed (no signal handler, no clean-up) loses at most the song in hand."""
+"""A process that is killed (no signal handler, no clean-up) loses at most the song in hand, and nothing it saved."""
 
 import json
 import subprocess
@@ -12,6 +12,7 @@ from woodshed.toy.checkpoint import build_toy_root
 from woodshed.toy.songs import write_audio
 
 PROGRAM = Path(__file__).with_name("killing.py")
+TRAINING = Path(__file__).with_name("killing_training.py")
 SONGS = {3: 4, 50: 12}  # for so many kills
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork and no SIGKILL")
@@ -51,3 +52,23 @@ def test_killed_at_random_moments_the_next_run_completes_what_an_undisturbed_one
     said = json.loads(done.stdout)
     assert said["killed"] == kills
     assert said["same"]
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_killed_training_loses_nothing_that_was_saved_and_ends_as_an_undisturbed_one(
+    kills, tmp_path, world, checkpoint_root
+):
+    words = [TRAINING, checkpoint_root, tmp_path, kills, 7]
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        encoding="utf-8",
+        env=world.environment,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert said["anywhere"] + said["saving"] == kills
+    assert (said["damaged"], said["lost"]) == (0, 0)
+    assert said["same"] == said["completed"] > 0

@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from woodshed.console import Terminal
 from woodshed.monitor.views import watch
 from woodshed.training import loop
-from woodshed.training.events import Saved, Started
+from woodshed.training.events import Finished, Notice, Saved, Started
 from woodshed.training.loop import train
 from woodshed.training.preflight import check as preflight
 
@@ -66,6 +66,19 @@ def test_keep_last_deletes_older_checkpoints(bench):
         bench.events(Saved, epochs=3, save_every=1, keep_last=count)
         folder = bench.root / f"run-{bench.runs}"
         assert {path.name for path in folder.glob("checkpoint-*")} == {f"checkpoint-epoch-{n}" for n in left}
+
+
+def test_max_time_saves_and_stops_as_if_interrupted(bench):
+    """A run of a thousand epochs ends by itself, and goes on from where it stopped."""
+    folder = bench.root / "limited"
+    (finished,) = bench.events(Finished, output_dir=folder, epochs=1000, max_time=1e-6)
+    assert finished.was_interrupted
+    assert (finished.steps, finished.adapter.parent) == (1, folder)
+    said = [event.text for event in bench.events(Notice, epochs=1, max_time=600)]
+    assert "The run saves and stops after 600 minutes (max_time)." in said
+    assert not any("are over" in text for text in said)
+    (started, *_) = bench.events(Started, output_dir=folder, epochs=2, resume_from="latest")
+    assert started.first_step == 1
 
 
 def test_shift_travels_with_the_adapter(bench):

@@ -16,6 +16,7 @@ import torch
 from tests.fuzz.mutations import JUNK, damage_bytes, damage_song, damage_tree, damaged_json
 from woodshed.models.checkpoints import fingerprint, read_checkpoint
 from woodshed.toy.songs import write_audio
+from woodshed.training.checkpoint import FORMAT, _digest_of
 
 MODEL = "--checkpoint-dir checkpoints --model base --device cpu"
 RESUME = (
@@ -65,7 +66,11 @@ def build_desk(folder: Path, golden: Path) -> None:
     (folder / "songs").mkdir()
     model = read_checkpoint(folder / BASE)
     known = {"model": model.name, "fingerprint": fingerprint(model)}
-    write(folder / "out" / "checkpoint-epoch-1" / "resume" / "state.json", json.dumps(STATE | known).encode())
+    state_of = STATE | known
+    write(
+        folder / "out" / "checkpoint-epoch-1" / "resume" / "state.json",
+        json.dumps(state_of | {"digest": _digest_of(state_of)}).encode(),
+    )
     write(folder / "estimate.json", json.dumps(RANKING | known).encode())
     time = np.arange(2_205) / 44_100
     write_audio(folder / "songs" / "a.wav", np.stack([np.sin(2 * np.pi * 220 * time)] * 2).astype(np.float32))
@@ -169,8 +174,20 @@ def shard(folder: Path, random: Random) -> None:
     write(folder / "tensors" / "manifest-1-of-1.json", damaged_json(content, random))
 
 
+def state(folder: Path, random: Random) -> None:
+    """Damage a checkpoint's state, with the digest that fits what came out, as whoever means harm would."""
+    path = folder / "out" / "checkpoint-epoch-1" / "resume" / "state.json"
+    damaged = damage_tree(json.loads(path.read_text(encoding="utf-8")), random)
+    if random.random() < 0.3 or not isinstance(damaged, dict):
+        write(path, damaged_json(damaged, random))
+        return
+    damaged.pop("digest", None)
+    write(path, json.dumps(damaged | {"digest": _digest_of(damaged)}).encode("utf-8", "surrogatepass"))
+
+
 STATE = {
-    "format": 1,
+    "format": FORMAT,
+    "run": "r",
     "position": {"epoch": 1, "steps_in_epoch": 0, "step": 0, "epoch_loss": 0.0, "epoch_songs": 0},
     "settings": {"rank": 2, "epochs": 5, "batch_size": 1, "gradient_accumulation": 4, "seed": 42, "recompute": "auto"},
     "model": "acestep-v15-base",
@@ -234,7 +251,7 @@ KINDS = (
     ),
     Kind(
         "state",
-        json_at("out/checkpoint-epoch-1/resume/state.json"),
+        state,
         (RESUME, "inspect out"),
     ),
     Kind("estimate", json_at("estimate.json"), ("inspect estimate.json", f"{TRAIN} --targets-from estimate.json")),

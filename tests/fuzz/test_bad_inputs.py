@@ -33,7 +33,7 @@ def desk(sound, tmp_path, monkeypatch):
     """A fresh copy for each try; no model is loaded for training, so that a file that passes costs no training."""
     monkeypatch.setenv("WOODSHED_CONFIG_DIR", "config")
 
-    def stop(_):
+    def stop(*_, **__):
         raise UserError("Everything was accepted.")
 
     monkeypatch.setattr(loop, "load_run", stop)

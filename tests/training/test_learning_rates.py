@@ -39,8 +39,8 @@ def used_rates(settings_for, dataset_dir, monkeypatch):
     def train(output, **changes):
         used = []
 
-        def load_run(preflight):
-            run = loaded(preflight)
+        def load_run(*given):
+            run = loaded(*given)
             run.optimizer.register_step_pre_hook(
                 lambda optimizer, *_: used.append({group["lr"] for group in optimizer.param_groups})
             )

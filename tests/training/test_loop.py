@@ -55,6 +55,7 @@ def test_events_come_in_the_order_of_the_run(settings_for, tmp_path):
     assert [event.songs for event in events if isinstance(event, StepDone)] == [2, 2, 1] * 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "run.toml",
+        "checkpoints.json",
         "checkpoint-epoch-1",
         "checkpoint-epoch-2",
         "final",
@@ -358,9 +359,8 @@ def test_out_of_memory_saves_the_state_and_says_what_to_change(settings_for, tmp
     monkeypatch.setattr(loop, "take_step", step)
     with pytest.raises(UserError) as caught:
         events_of(settings_for(batch_size=2, gradient_checkpointing=False))
-    for advice in ("ran out of memory", "--recompute all", "--batch-size 1", "--rank 2", "--crop-seconds 60"):
+    for advice in ("ran out of memory", "--recompute all", "--batch-size 1", "--rank 2"):
         assert advice in str(caught.value)
-    assert "--rank" not in loop._out_of_memory_advice(check(settings_for("other", adapter_type="lokr")))
     assert (tmp_path / "out" / "checkpoint-epoch-1-step-1" / "resume" / "state.json").is_file()
 
 
@@ -384,7 +384,7 @@ def test_a_resumed_runs_file_repeats_the_whole_run(settings_for, tmp_path):
 
 
 def test_a_model_that_does_not_fit_into_memory_is_no_bug_of_ours(settings_for, monkeypatch):
-    def load(_preflight):
+    def load(*_):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "load_run", load)

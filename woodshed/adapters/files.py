@@ -36,6 +36,15 @@ def verify_saved(adapter: Adapter, folder: Path) -> Verification:
     return compare(saved, _expected(adapter, saved))
 
 
+def look_back(adapter: Adapter, folder: Path) -> None:
+    """Read an adapter's files back and look at names, shapes and numbers only: for one whose format is proven already.
+
+    Raises:
+        AdapterError: when a module is missing or surplus, or a value is no finite number.
+    """
+    refuse_other_names(read_adapter(folder), adapter.modules, adapter.biases.parameters)
+
+
 def _expected(adapter: Adapter, saved: SavedAdapter) -> Iterator[Expected]:
     """Yield what is in memory beside what the file gives."""
     for module in adapter.modules:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from woodshed.commands.command import INTERRUPTED, Command, add_run_file_flags, layers
 from woodshed.console import Terminal
-from woodshed.errors import SettingsError, UserError
+from woodshed.errors import ElsewhereError, SettingsError, UserError
 from woodshed.interrupt import Stopper
 
 if TYPE_CHECKING:
@@ -32,10 +32,18 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise _with_preflight(error) from None
     from woodshed.monitor.views import watch
     from woodshed.training.loop import train
+    from woodshed.training.team import own_place
 
-    with Stopper(terminal) as stopper:
-        events = train(resolved.settings, origins=resolved.origins, should_stop=stopper.is_asked)
-        finished = watch(events, resolved.settings, terminal)
+    place = own_place()
+    try:
+        with Stopper(terminal, is_launched=place.size > 1, is_quiet=not place.leads) as stopper:
+            events = train(resolved.settings, origins=resolved.origins, should_stop=stopper.is_asked)
+            if not place.leads:
+                *_, last = events
+                return INTERRUPTED if getattr(last, "was_interrupted", False) else 0
+            finished = watch(events, resolved.settings, terminal, origins=resolved.origins, ask_to_stop=stopper.ask)
+    except ElsewhereError as error:
+        return error.exit_code
     if finished.was_interrupted:
         terminal.say(f"Stopped; the state is saved. Go on with: --resume-from {finished.adapter}")
         return INTERRUPTED

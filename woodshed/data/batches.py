@@ -25,18 +25,23 @@ def epoch_order(seed: int, epoch: int, songs: int) -> list[int]:
 
 
 Place = tuple[int, int]  # an epoch, and a song's place in the dataset
+Deal = tuple[int, int, int]  # this process, of how many, and the batches of a step, which are dealt in turn
 
 
 class _EpochBatches(Sampler[list[Place]]):
     """The batches of one epoch, from a given one on; set before each pass."""
 
-    def __init__(self, songs: int, batch_size: int, seed: int) -> None:
+    def __init__(self, songs: int, batch_size: int, seed: int, deal: Deal) -> None:
         self._songs, self._batch_size, self._seed = songs, batch_size, seed
+        self._deal = deal
         self.epoch, self.start_batch = 1, 0
 
     def __iter__(self) -> Iterator[list[Place]]:
         order = epoch_order(self._seed, self.epoch, self._songs)
+        rank, size, group = self._deal
         for start in range(self.start_batch * self._batch_size, self._songs, self._batch_size):
+            if start // self._batch_size % group % size != rank:
+                continue
             yield [(self.epoch, index) for index in order[start : start + self._batch_size]]
 
 
@@ -54,6 +59,7 @@ class BatchLoader:
         keep_in_memory: read each song once and hold it; `auto` does so up to 4 GiB. Then no workers run.
         device_type: where batches go, such as "cuda".
         crop_seconds: take a random window of this length of longer songs, another one each epoch; 0 takes them whole.
+        deal: which of the batches are read here.
     """
 
     def __init__(
@@ -69,12 +75,13 @@ class BatchLoader:
         keep_in_memory: Literal["auto", "yes", "no"],
         device_type: str,
         crop_seconds: float = 0,
+        deal: Deal = (0, 1, 1),
     ) -> None:
         self.is_resident = keep_in_memory == "yes" or (
             keep_in_memory == "auto" and dataset.weighs_at_most(MEMORY_LIMIT)
         )
         self.num_workers = 0 if self.is_resident or sys.platform == "win32" else num_workers
-        self._batches = _EpochBatches(len(dataset), batch_size, seed)
+        self._batches = _EpochBatches(len(dataset), batch_size, seed, deal)
         songs: Any = _Reader(dataset, keep=self.is_resident, window=crop_frames(crop_seconds), seed=seed)
         worker_options: dict[str, Any] = {}
         if self.num_workers:

@@ -10,6 +10,7 @@ from woodshed.models.disk import free_bytes, gib
 from woodshed.models.memory import MemoryEstimate, device_memory
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.memory_plan import longest_song, plan_memory, trained_by
+from woodshed.training.out_of_memory import ways_to_save
 from woodshed.training.preflight import Preflight, check
 from woodshed.training.readiness import checkpoint_bytes
 
@@ -47,7 +48,8 @@ def memory_finding(found: Preflight) -> Finding:
     text = f"{said} of the {gib(there)} {where}."
     if estimate.total < NEARLY * there:
         return Finding("run", "ok", text)
-    return Finding("run", "problem", text, f"What helps, in this order: {', '.join(ways_to_save(found))}.")
+    ways = ", ".join(flag for flag, _ in ways_to_save(found)) or "shorter songs"
+    return Finding("run", "problem", text, f"What helps, one on top of the other: {ways}.")
 
 
 def estimate_of(found: Preflight) -> MemoryEstimate:
@@ -69,19 +71,3 @@ def available_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return device_memory(device)
-
-
-def ways_to_save(found: Preflight) -> list[str]:
-    """Return the flags that make a step smaller, the cheapest first."""
-    settings = found.settings
-    ways = []
-    if found.techniques.recompute != "all":
-        ways.append("--recompute all")
-    if settings.batch_size > 1:
-        ways.append("--batch-size 1")
-    if settings.optimizer_type in ("adamw", "prodigy"):
-        ways.append("--optimizer-type adamw8bit")
-    ways.append("--crop-seconds 60" if not settings.crop_seconds else f"--crop-seconds {settings.crop_seconds / 2:g}")
-    if settings.adapter_type in ("lora", "dora") and settings.rank > 1:
-        ways.append(f"--rank {settings.rank // 2}")
-    return ways

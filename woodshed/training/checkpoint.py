@@ -4,19 +4,21 @@
       adapter_config.json, adapter_model.safetensors    the adapter, playable as it is (LoKr: lokr_weights.safetensors)
       resume/parameters.safetensors                     the trained parameters, float32, as the optimizer knows them
       resume/optimizer.pt                               the optimizer's state, loadable with weights_only=True
-      resume/state.json                                 position, settings, digests
+      resume/state.json                                 the run, position, settings, digests of the tensors and itself
+    checkpoints.json                                    the names of the newest and the best one, for other programs
 
 Random generators are not saved: every draw is a function of (seed, epoch, song).
 """
 
 import hashlib
+import io
 import itertools
 import json
 import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,18 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from woodshed.adapters.adapter import Adapter
-from woodshed.adapters.files import verify_saved
+from woodshed.adapters.files import look_back, verify_saved
 from woodshed.errors import UserError
 from woodshed.settings.schema import TrainSettings
-from woodshed.storage import save_tensors, whole_folder
+from woodshed.storage import drop_folder, save_tensors, whole_folder, write_text
+from woodshed.training.optimizers import restore_state
 from woodshed.training.resume_point import Position, ResumePoint
 
-FORMAT = 1
+FORMAT = 2
 BEST = "best"
 """The folder of the checkpoint with the lowest held-out loss."""
+POINTERS = "checkpoints.json"
+"""The file that names the newest and the best checkpoint. It may lag behind the folders by one save, never ahead."""
 _POINT = TypeAdapter(ResumePoint)
 _CHECKPOINT_NAME = re.compile(r"checkpoint-epoch-(\d+)(?:-step-(\d+))?")
 
@@ -54,8 +59,11 @@ def save_checkpoint(
     facts: Mapping[str, Any],
     scaler: Mapping[str, Any],
     recipe: Mapping[str, Any],
+    is_proven: bool = False,
 ) -> None:
     """Write a checkpoint folder, whole or not at all, and its adapter proven to be the one in memory.
+
+    The proof takes most of the time. Training waits for it once: what proved right is right for other numbers too.
 
     Args:
         folder: its final name.
@@ -65,23 +73,42 @@ def save_checkpoint(
         facts: settings, model, fingerprint, songs.
         scaler: state of the fp16 loss scaler, or empty.
         recipe: what travels in the adapter file's header.
+        is_proven: whether an adapter of this run was written and compared before; then it is only read back.
     """
     with whole_folder(folder) as building:
         adapter.save(building, recipe)
-        verify_saved(adapter, building)
+        (look_back if is_proven else verify_saved)(adapter, building)
         resume = building / "resume"
         resume.mkdir()
         parameters = {name: value.detach().cpu().contiguous() for name, value in adapter.trainable_parameters().items()}
         save_tensors(resume / "parameters.safetensors", parameters, {"format": "pt"})
-        torch.save(optimizer.state_dict(), resume / "optimizer.pt")
+        packed = io.BytesIO()
+        torch.save(optimizer.state_dict(), packed)  # in memory: a full disk is no OSError to PyTorch
+        (resume / "optimizer.pt").write_bytes(packed.getbuffer())
         state = {
             "format": FORMAT,
             "position": asdict(next_position),
             **facts,
             "scaler": dict(scaler),
-            "digests": {name: _digest(resume / name) for name in ("parameters.safetensors", "optimizer.pt")},
+            "digests": {path.relative_to(building).as_posix(): _digest(path) for path in _tensor_files(building)},
         }
+        state["digest"] = _digest_of(state)
         (resume / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+
+def _tensor_files(folder: Path) -> list[Path]:
+    return sorted((*folder.glob("*.safetensors"), *folder.glob("resume/*.safetensors"), folder / "resume/optimizer.pt"))
+
+
+def write_pointers(output: Path, run: str) -> None:
+    """Write which checkpoint of a run is the newest, and which the best, into a small file of JSON."""
+    newest = list_checkpoints(output)
+    best = output / BEST
+    names = {
+        "latest": newest[-1].name if newest else None,
+        "best": BEST if (best / "resume" / "state.json").is_file() else None,
+    }
+    write_text(output / POINTERS, json.dumps({"run": run, **names}, indent=1) + "\n")
 
 
 def find_resume_point(settings: TrainSettings) -> ResumePoint | None:
@@ -102,12 +129,36 @@ def find_resume_point(settings: TrainSettings) -> ResumePoint | None:
             )
         return None
     folder = _resume_folder(settings.resume_from, output)
-    if holds_a_run(output) and folder.resolve().parent != output.resolve():
+    try:
+        point = read_resume_point(folder)
+    except UserError as error:
+        raise UserError(f"{error} {_other_than(folder)}") from error
+    if holds_a_run(output) and folder.resolve().parent != output.resolve() and point.run != _run_in(output):
         raise UserError(
             f"The output directory {output} holds another run than the checkpoint {folder}. "
             "Choose a new folder with --output-dir."
         )
-    return read_resume_point(folder)
+    return point
+
+
+def _other_than(damaged: Path) -> str:
+    """Return a sentence that offers the newest sound checkpoint beside one that cannot be used."""
+    for folder in reversed(list_checkpoints(damaged.parent)):
+        try:
+            step = read_resume_point(folder).position.step
+        except UserError:
+            continue
+        return f"The newest sound checkpoint beside it, after step {step}, is {folder}: give that to --resume-from."
+    return "There is no sound checkpoint beside it."
+
+
+def _run_in(output: Path) -> str | None:
+    """Return the identity of the run in a folder, as far as it is known."""
+    try:
+        known = json.loads((output / POINTERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return known.get("run") if isinstance(known, dict) else None
 
 
 def holds_a_run(folder: Path) -> bool:
@@ -116,12 +167,15 @@ def holds_a_run(folder: Path) -> bool:
 
 
 def _resume_folder(given: Path, output: Path) -> Path:
-    """Return the checkpoint folder meant by a folder, a file in it, or the word `latest`."""
+    """Return the checkpoint folder meant by a folder, a file in it, or the words `latest` and `best`."""
     if str(given) == "latest":
         found = list_checkpoints(output)
         if not found:
-            raise UserError(f"There is no checkpoint in {output} to resume from.")
+            stopped = " Its run stopped before the first: delete that folder to start anew." * holds_a_run(output)
+            raise UserError(f"There is no checkpoint in {output} to resume from.{stopped}")
         return found[-1]
+    if str(given) == BEST and (output / BEST / "resume" / "state.json").is_file():
+        return output / BEST
     for folder in (given, *given.parents[:2]):
         if (folder / "resume" / "state.json").is_file():
             return folder
@@ -156,7 +210,7 @@ def set_aside_newer(output: Path, point: ResumePoint) -> list[Path]:
     renamed = []
     ahead = [path for found, path in sorted(_placed_checkpoints(output)) if found > place]
     best = output / BEST
-    if (best / "resume" / "state.json").is_file() and read_resume_point(best).position.step > position.step:
+    if (best / "resume" / "state.json").is_file() and _lies_ahead(best, position):
         ahead.append(best)
     for path in ahead:
         if path != point.folder:
@@ -165,8 +219,15 @@ def set_aside_newer(output: Path, point: ResumePoint) -> list[Path]:
     return renamed
 
 
+def _lies_ahead(best: Path, position: Position) -> bool:
+    try:
+        return read_resume_point(best).position.step > position.step
+    except UserError:  # damaged: the best that is still to come may have its name
+        return True
+
+
 def read_resume_point(folder: Path) -> ResumePoint:
-    """Read and check the small part of a checkpoint.
+    """Read the small part of a checkpoint, and check all of it.
 
     Raises:
         UserError: when a file is missing, unreadable, or does not have the digest it was written with.
@@ -176,25 +237,16 @@ def read_resume_point(folder: Path) -> ResumePoint:
         state = json.loads((resume / "state.json").read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             raise UserError(f"{folder} was written by another version of Woodshed (format {state['format']}).")
-        damaged = [name for name, digest in state["digests"].items() if _digest(resume / name) != digest]
+        damaged = [name for name, digest in state["digests"].items() if _digest(folder / name) != digest]
+        if state.pop("digest") != _digest_of(state):
+            damaged.append("resume/state.json")
         if damaged:
-            raise UserError(
-                f"{folder} is damaged: {', '.join(damaged)} changed since it was written. Resume from an older one."
-            )
-        optional = ("targets", "held_out", "validation", "techniques")
-        names = (
-            "position",
-            "settings",
-            "model",
-            "fingerprint",
-            "songs",
-            "scaler",
-            *(name for name in optional if name in state),
-        )
+            raise UserError(f"{folder} is damaged: {', '.join(damaged)} changed since it was written.")
+        names = [item.name for item in fields(ResumePoint) if item.name in state and item.name != "folder"]
         return _POINT.validate_python({"folder": folder, **{name: state[name] for name in names}})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} is damaged or incomplete: {reason}. Resume from an older one.") from error
+        raise UserError(f"{folder} is damaged or incomplete: {reason}.") from error
 
 
 def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
@@ -206,18 +258,46 @@ def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimiz
     resume = point.folder / "resume"
     try:
         adapter.load_parameters(safetensors.torch.load_file(resume / "parameters.safetensors"))
-        optimizer.load_state_dict(torch.load(resume / "optimizer.pt", weights_only=True))
+        restore_state(optimizer, torch.load(resume / "optimizer.pt", map_location="cpu", weights_only=True))
     except (OSError, SafetensorError, pickle.UnpicklingError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{point.folder} cannot be resumed: {reason} Resume from an older checkpoint.") from error
 
 
+def unwritable_run(output: Path, error: OSError) -> str:
+    """Return a sentence on a disk that takes nothing any more, and on what is safe."""
+    try:
+        free = f"{shutil.disk_usage(output).free / 2**30:.2f} GiB are free there"
+    except OSError:
+        free = "the folder cannot be reached"
+    sound = next((folder for folder in reversed(list_checkpoints(output)) if not _is_damaged(folder)), None)
+    safe = f"The newest checkpoint, {sound}, is sound" if sound else "No checkpoint can be read there"
+    return (
+        f"The run in {output} cannot go on: {error.strerror or error} ({error.filename or 'while writing'}; {free}). "
+        f"{safe}. Make room or bring the folder back, and go on with --resume-from latest."
+    )
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        read_resume_point(folder)
+    except UserError:
+        return True
+    return False
+
+
 def keep_newest(output: Path, count: int) -> None:
     """Delete all but the newest `count` checkpoints; 0 keeps all."""
     for folder in list_checkpoints(output)[:-count] if count else []:
-        shutil.rmtree(folder)
+        drop_folder(folder)
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(state: Mapping[str, Any]) -> str:
+    """Return the digest of a state as JSON will give it back, however it is laid out in the file."""
+    text = json.dumps(json.loads(json.dumps(state)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -24,6 +24,7 @@ class Started:
     total_steps: int
     first_epoch: int  # 1 unless resumed
     first_step: int  # optimizer steps already done: 0 unless resumed
+    run: str = ""  # its identity, the same when it is resumed
 
 
 @dataclass(frozen=True)

@@ -9,27 +9,31 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 
 from woodshed.adapters.files import save_adapter
 from woodshed.data.crops import FRAMES_PER_SECOND
-from woodshed.errors import UserError
+from woodshed.errors import ElsewhereError, UserError
 from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
-from woodshed.storage import write_text
+from woodshed.storage import clear_leftovers, write_text
 from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
-from woodshed.training.checkpoint import set_aside_newer
+from woodshed.training.checkpoint import set_aside_newer, unwritable_run
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.micro_step import Songs
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
-from woodshed.training.preflight import Preflight, check
+from woodshed.training.out_of_memory import let_go, out_of_memory_advice
+from woodshed.training.preflight import check
 from woodshed.training.resume_point import Position
 from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
 from woodshed.training.schedules import learning_rate_factor
+from woodshed.training.team import DifferError, Part, Team, own_place, sharing
+from woodshed.training.time_limit import TimeLimit
 
 SMALLEST_LOSS_SCALE = 1.0  # below it, float16 gradients overflow although nothing is scaled up any more
 
@@ -51,33 +55,35 @@ class StepResult:
 
 
 @repeatable()
-def take_step(run: Run, group: Sequence[Songs], *, with_module_norms: bool = False) -> StepResult:
+def take_step(
+    run: Run, group: Sequence[Songs], *, with_module_norms: bool = False, part: Part | None = None
+) -> StepResult:
     """Take one optimizer step: the mean flow-matching loss over the songs of a group, each song counting once.
 
     Args:
         run: changed in place: parameters, optimizer state, loss scale.
         group: the batches that are accumulated; the last group of an epoch may be shorter than the others.
         with_module_norms: also measure the gradient norm of each adapted module.
+        part: what the group is of the step, where several processes share it.
 
     Raises:
+        LostError: when one of them is gone.
         NonFiniteLossError: before anything is updated, naming the step and the song.
     """
-    count = sum(len(songs.names) for songs in group)
-    weight = run.scaler.scale(torch.full((), 1 / count, device=run.device))
-    losses = [run.engine.micro_step(songs, weight) for songs in group]
+    names = [name for songs in group for name in songs.names]
+    part = part or Part(len(group), len(names), tuple(range(len(names))))
+    weight = run.scaler.scale(torch.full((), 1 / part.songs, device=run.device))
+    own = [torch.zeros(0, device=run.device), *(run.engine.micro_step(songs, weight) for songs in group)]
+    own_frames = sum(sum(songs.frames) for songs in group)
+    losses, frames = run.team.add_up(run.parameters, torch.cat(own), own_frames, part)
     run.scaler.unscale_(run.optimizer)
     module_norms = _module_grad_norms(run) if with_module_norms else None
-    grad_norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm or math.inf)
-    *loss_values, norm = torch.cat([*losses, grad_norm[None]]).tolist()  # the only wait for the device in a step
-    _refuse_non_finite(run, group, loss_values, norm)
-    scale = run.scaler.get_scale()
+    grad_norm = run.update.clip()
+    *loss_values, norm = torch.cat([losses, grad_norm[None]]).tolist()  # the only wait for the device in a step
+    _refuse_non_finite(run, names, part, loss_values, norm)
     set_learning_rate(run.optimizer, learning_rate(run, run.position.step))
     rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=not run.engine.keeps_gradients)
-    was_skipped = run.scaler.get_scale() < scale
-    frames = sum(sum(songs.frames) for songs in group)
+    was_skipped = run.update.apply()
     return StepResult(loss_values, frames, norm, rate, was_skipped, module_norms)
 
 
@@ -92,19 +98,19 @@ def learning_rate(run: Run, step: int) -> float:
     )
 
 
-def _refuse_non_finite(run: Run, group: Sequence[Songs], losses: list[float], norm: float) -> None:
+def _refuse_non_finite(run: Run, own_names: Sequence[str], part: Part, losses: list[float], norm: float) -> None:
     """Stop when the loss is no number, before the adapter is touched; float16 may overflow and is rescaled first."""
     is_float16 = run.scaler.is_enabled()
     if is_float16 and run.scaler.get_scale() > SMALLEST_LOSS_SCALE:
         return
-    names = [name for songs in group for name in songs.names]
-    bad = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
-    if not bad and math.isfinite(norm):
+    if all(map(math.isfinite, (*losses, norm))):
         return
+    names = run.team.gather_names(part, own_names)
+    bad = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
     what = f"The loss of {', '.join(bad)}" if bad else f"The gradient of {', '.join(names)}"
-    raise NonFiniteLossError(
-        f"{what} is not a finite number in step {run.position.step + 1}. {_finite_loss_advice(run.preflight.dtype)}"
-    )
+    said = f"{what} is not a finite number in step {run.position.step + 1}."
+    kind = NonFiniteLossError if run.team.leads else ElsewhereError
+    raise kind(f"{said} {_finite_loss_advice(run.preflight.dtype)}")
 
 
 def _finite_loss_advice(dtype: torch.dtype) -> str:
@@ -146,40 +152,73 @@ def train(
         UserError: for everything the user can mend, with all problems known before the model is loaded in one.
     """
     started_at = time.monotonic()
-    preflight = check(settings)
+    team = Team(own_place())
+    preflight = team.together(lambda: check(settings))
+    team.use(preflight.device)
     try:
-        words, said = words_for(preflight)  # before the decoder, so that the encoders never meet it in memory
-        run = load_run(preflight)
+        # Before the decoder, so that the encoders never meet it in memory.
+        words, said = words_for(preflight) if team.leads else ([], [])
+        run = load_run(preflight, team)
     except torch.OutOfMemoryError as error:
-        raise UserError(_out_of_memory_advice(preflight)) from error
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    superseded = set_aside_newer(settings.output_dir, preflight.resume) if preflight.resume else []
+        raise UserError(out_of_memory_advice(preflight)) from error
     known = Resolved(settings, origins or dict.fromkeys(type(settings).model_fields, "given"))
-    whole_run = settings.model_copy(update={"resume_from": None})  # to repeat it, one starts at the beginning
-    write_text(settings.output_dir / "run.toml", run_file_text(Resolved(whole_run, known.origins)))
-    yield _started(run)
-    yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
-    yield from (Notice(f"Set aside {path}: it lies ahead of where this run continues.") for path in superseded)
-    yield from map(Notice, said)
+    limit = TimeLimit(settings.max_time, started_at, should_stop)
     try:
-        yield from _epochs(run, Between(run, words), should_stop)
-    except (NonFiniteLossError, torch.OutOfMemoryError) as error:
-        yield from _rescue(run)
-        if isinstance(error, NonFiniteLossError):
-            raise
-        raise UserError(_out_of_memory_advice(preflight)) from error
+        superseded = _open_folder(run, known) if team.leads else []
+        yield _started(run)
+        yield from map(Notice, (*choices_made(preflight, known.origins), *preflight.notices, *run.adapter.notices))
+        yield from (Notice(f"Set aside {path}: it lies ahead of where this run continues.") for path in superseded)
+        yield from map(Notice, (*said, *sharing(team.place, settings.gradient_accumulation), *limit.notices()))
+        if preflight.resume:
+            yield from map(Notice, preflight.resume.other_techniques(run.facts()["techniques"]))
+        yield from _until_trouble(run, Between(run, words), limit)
+        yield from map(Notice, limit.notices_at_end())
+        yield from _finish(run, time.monotonic() - started_at)
+    except OSError as error:
+        raise UserError(unwritable_run(settings.output_dir, error)) from error
     finally:
         run.loader.close()
-    yield from _finish(run, time.monotonic() - started_at)
+        team.close()
 
 
-def _epochs(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iterator[Event]:
+def _open_folder(run: Run, known: Resolved[TrainSettings]) -> list[Path]:
+    """Make the output folder ready and write `run.toml`; return the checkpoints that were set aside."""
+    output = run.settings.output_dir
+    output.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(output)
+    superseded = set_aside_newer(output, run.preflight.resume) if run.preflight.resume else []
+    whole_run = known.settings.model_copy(update={"resume_from": None})  # to repeat it, one starts at the beginning
+    write_text(output / "run.toml", run_file_text(Resolved(whole_run, known.origins)))
+    return superseded
+
+
+def _until_trouble(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train; whatever ends the run early, its last good step is saved first."""
+    try:
+        yield from _epochs(run, between, should_stop)
+    except UserError as error:
+        if not isinstance(error, DifferError):
+            yield from _rescue(run)
+        raise
+    except torch.OutOfMemoryError as error:
+        run.optimizer.zero_grad(set_to_none=True)
+        run.forget_engine()
+        let_go(error)
+        yield from _rescue(run)
+        raise UserError(out_of_memory_advice(run.preflight)) from error
+
+
+def _epochs(run: Run, between: Between, asked_here: Callable[[], bool]) -> Iterator[Event]:
     """Train until the last epoch is done or somebody asks to stop.
 
     Whoever asks gets the state saved first; what was due between two epochs is made up for by the run that continues.
     """
     save_every = run.settings.save_every
-    yield from between.begin(should_stop)
+
+    def should_stop() -> bool:
+        return run.team.any(asked_here())
+
+    yield from _by_leader(run, between.begin(asked_here))
     while not run.is_finished:
         yield from _epoch(run, should_stop)
         position = run.position
@@ -188,15 +227,22 @@ def _epochs(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iter
             return
         run.position = Position(epoch=position.epoch + 1, step=position.step)
         if not should_stop():
-            yield from between.measure()
+            yield from _by_leader(run, between.measure())
         if save_every and (position.epoch % save_every == 0 or should_stop()):
             yield _saved(run, "checkpoint")
         elif should_stop():
             yield _saved(run, "interrupted")
         if should_stop():
             return
-        yield from between.listen(should_stop)
-    yield from between.finish()
+        yield from _by_leader(run, between.listen(asked_here))
+    yield from _by_leader(run, between.finish())
+
+
+def _by_leader(run: Run, events: Iterator[Event]) -> Iterator[Event]:
+    """Let the leader do something while all others wait."""
+    if run.team.leads:
+        yield from events
+    run.has_ended_early = run.team.any(run.has_ended_early)
 
 
 def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -205,10 +251,11 @@ def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
     started_at = step_started_at = time.monotonic()
     batches = run.loader.epoch(position.epoch, start_batch=position.steps_in_epoch * settings.gradient_accumulation)
     songs = read_ahead(run.prepare(batches))
-    while group := list(islice(songs, settings.gradient_accumulation)):
-        step = position.step + 1
-        yield from map(Notice, run.engine.rehearse(group[0]))
-        result = take_step(run, group, with_module_norms=_is_due(step, settings.log_heavy_every))
+    while position.steps_in_epoch < run.plan.steps_per_epoch:
+        step, part = position.step + 1, run.part()
+        group = list(islice(songs, part.batches))
+        yield from map(Notice, run.engine.rehearse(group[0]) if group else ())
+        result = take_step(run, group, with_module_norms=_is_due(step, settings.log_heavy_every), part=part)
         position.step = step
         position.steps_in_epoch += 1
         position.epoch_loss += sum(result.losses)
@@ -222,6 +269,7 @@ def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
             )
         if should_stop() and position.steps_in_epoch < run.plan.steps_per_epoch:
             return
+    assert next(songs, None) is None, "an epoch has as many batches as were planned"
     yield EpochDone(position.epoch, position.epoch_loss / position.epoch_songs, time.monotonic() - started_at)
 
 
@@ -261,20 +309,24 @@ def _started(run: Run) -> Started:
         total_steps=run.plan.total_steps,
         first_epoch=run.position.epoch,
         first_step=run.position.step,
+        run=run.identity,
     )
 
 
 def _saved(run: Run, kind: str) -> Saved:
     """Write a checkpoint of the current position."""
     is_complete = run.position.steps_in_epoch == 0
+    run.team.refuse_differences(run.parameters)
     folder = run.save_checkpoint(is_epoch_complete=is_complete)
+    run.team.any(False)  # it is there before anybody goes on
     return Saved(folder, kind, run.epochs_done if is_complete else run.position.epoch, run.position.step)
 
 
 def _rescue(run: Run) -> Iterator[Event]:
     """Save the last good step before a run ends badly, unless it is safe already."""
+    run.team.leave()
     run.optimizer.zero_grad(set_to_none=True)
-    if run.position.step > run.saved_step:
+    if run.team.leads and run.position.step > run.saved_step:
         yield _saved(run, "interrupted")
 
 
@@ -286,26 +338,9 @@ def _finish(run: Run, seconds: float) -> Iterator[Event]:
     folder = settings.output_dir / "final"
     if was_interrupted:
         folder = run.newest_checkpoint()
-    else:
+    elif run.team.leads:
         report = save_adapter(run.adapter, folder, run.recipe())
         yield Saved(folder, "final", position.epoch - 1, position.step)
         yield Notice(str(report))
     epochs = position.epoch - 1
     yield Finished(folder, epochs, position.step, seconds, peak, was_interrupted)
-
-
-def _out_of_memory_advice(preflight: Preflight) -> str:
-    settings = preflight.settings
-    ways = []
-    if preflight.techniques.recompute != "all":
-        ways.append("--recompute all")
-    if settings.sample_every_n_epochs and not settings.offload_encoder:
-        ways.append("--offload-encoder")
-    if settings.batch_size > 1:
-        ways.append("--batch-size 1")
-    if settings.adapter_type == "lora" and settings.rank > 1:
-        ways.append(f"--rank {settings.rank // 2}")
-    if not settings.crop_seconds:
-        ways.append("--crop-seconds 60, which takes random windows of the songs")
-    ways.append("shorter songs (woodshed preprocess --max-duration)")
-    return f"{describe_device(preflight.device)} ran out of memory. Try, in this order: {', '.join(ways)}."

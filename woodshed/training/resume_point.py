@@ -1,5 +1,6 @@
 """Where a run continues, and whether it can: what a checkpoint says of the run that wrote it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ MAY_CHANGE_SILENTLY = (
     "sample_prompts",
     "validate_every_n_epochs",
     "early_stop",
+    "max_time",
     "num_workers",
     "pin_memory",
     "prefetch_factor",
@@ -87,6 +89,7 @@ class ResumePoint:
     held_out: tuple[str, ...] = ()  # names of the songs that were kept from training
     validation: dict[str, Any] = field(default_factory=dict)  # what was measured on them
     techniques: dict[str, Any] = field(default_factory=dict)  # how its steps were computed
+    run: str = ""  # the identity of the run, the same in all its checkpoints
 
     def refuse_misfit(self, settings: TrainSettings, *, model: str, fingerprint: str, songs: int | None) -> None:
         """Stop when this checkpoint cannot continue with these settings.
@@ -120,12 +123,18 @@ class ResumePoint:
                     f"the same songs instead of {songs}."
                 )
         done = self.position.epoch - 1
-        if settings.epochs <= done:
+        is_whole = (settings.output_dir / "final").exists()  # else a run that was stopped before it comes to its end
+        if settings.epochs < done or (settings.epochs == done and is_whole):
             problems.append(
                 f"{self.folder} has already done {done} epochs; to train on, ask for more with --epochs {done + 10}."
             )
         if problems:
             raise UserError(*problems)
+
+    def other_techniques(self, now: Mapping[str, Any]) -> list[str]:
+        """Return a sentence when steps are computed in another way than before, as on another machine."""
+        odd = [f"{name} {now[name]} instead of {old}" for name, old in self.techniques.items() if now.get(name) != old]
+        return [f"Steps are computed with {', '.join(odd)}: the same up to rounding, not to the last bit."] * bool(odd)
 
     def differences(self, settings: TrainSettings, *, songs: int) -> list[str]:
         """Return what this run changes about the one it continues, as sentences for the user."""

@@ -1,6 +1,7 @@
 """A run in memory: the frozen decoder, the adapter on it, the optimizer, and where the run stands."""
 
 import hashlib
+import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -25,10 +26,12 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
 from woodshed.training.engine import Engine
 from woodshed.training.micro_step import Model, Songs, inputs_of
-from woodshed.training.optimizers import build_optimizer
+from woodshed.training.optimizers import build_optimizer, can_be_captured
 from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed, draw_for_songs
 from woodshed.training.resume_point import Position
+from woodshed.training.team import Part, Place, Team, part_of
+from woodshed.training.update import Update
 
 
 @dataclass
@@ -46,6 +49,9 @@ class Run:
     loader: BatchLoader
     draw_rules: DrawRules
     position: Position
+    identity: str  # the same in all its checkpoints, resumed or not
+    team: Team = field(default_factory=Team)
+    is_proven: bool = False  # whether an adapter of it was written, read back and compared
     saved_step: int = 0  # up to which a checkpoint of the row holds everything
     validated: Mapping[str, Any] = field(default_factory=dict)  # what validation knows by now, as JSON values
     has_ended_early: bool = False  # because validation no longer improved
@@ -55,10 +61,26 @@ class Run:
         """What computes the micro-steps."""
         return Engine(self.model, self.preflight.techniques)
 
+    def forget_engine(self) -> None:
+        """Let the engine go, and with it the memory of its graphs; the next use makes another."""
+        self.__dict__.pop("engine", None)
+
     @cached_property
     def model(self) -> Model:
         """What a micro-step computes with."""
         return Model(self.decoder, self.null_condition, self.parameters, self.device, self.preflight.dtype)
+
+    @cached_property
+    def update(self) -> Update:
+        """What brings gradients into the parameters."""
+        return Update(
+            self.optimizer,
+            self.scaler,
+            self.parameters,
+            max_norm=self.settings.max_grad_norm,
+            keeps_gradients=self.engine.keeps_gradients,
+            is_captured=_is_captured(self.preflight),
+        )
 
     @property
     def plan(self) -> Plan:
@@ -80,6 +102,17 @@ class Run:
         """How many epochs are finished."""
         return self.position.epoch - 1
 
+    def part(self) -> Part:
+        """Return what this process computes of the next step."""
+        settings = self.settings
+        return part_of(
+            self.team.place,
+            self.position.steps_in_epoch,
+            songs=self.plan.songs,
+            batch_size=settings.batch_size,
+            accumulation=settings.gradient_accumulation,
+        )
+
     def autocast(self) -> torch.autocast:
         """Return the context in which the decoder computes in the run's precision."""
         return self.model.autocast()
@@ -98,19 +131,23 @@ class Run:
             yield Songs(batch.names, batch.frames, dropout_seed, tuple(self.engine.split(inputs)))
 
     def save_checkpoint(self, *, is_epoch_complete: bool) -> Path:
-        """Write a checkpoint of this moment and drop those beyond `keep_last`; return its folder."""
+        """Write a checkpoint of this moment, as the leader, and drop those beyond `keep_last`; return its folder."""
         output = self.settings.output_dir
         place = Position(epoch=self.epochs_done) if is_epoch_complete else self.position
         folder = checkpoint.checkpoint_folder(output, place, is_epoch_complete=is_epoch_complete)
-        self._write_checkpoint(folder)
         self.saved_step = self.position.step
+        if not self.team.leads:
+            return folder
+        self._write_checkpoint(folder)
         checkpoint.keep_newest(output, self.settings.keep_last)
+        checkpoint.write_pointers(output, self.identity)
         return folder
 
     def save_best(self) -> Path:
         """Write a checkpoint of this moment in place of the best so far; return its folder."""
         folder = self.settings.output_dir / checkpoint.BEST
         self._write_checkpoint(folder)
+        checkpoint.write_pointers(self.settings.output_dir, self.identity)
         return folder
 
     def _write_checkpoint(self, folder: Path) -> None:
@@ -122,7 +159,9 @@ class Run:
             facts=self.facts(),
             scaler=self.scaler.state_dict(),
             recipe=self.recipe(),
+            is_proven=self.is_proven,
         )
+        self.is_proven = True
 
     def newest_checkpoint(self) -> Path:
         """Return the checkpoint that a resume would take."""
@@ -131,12 +170,13 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Return what a resume must know about this run."""
         return {
+            "run": self.identity,
             "settings": self.settings.model_dump(mode="json"),
             "model": self.preflight.checkpoint.name,
             "fingerprint": self.preflight.fingerprint,
             "songs": self.plan.songs,
             "targets": list(self.preflight.targets),
-            "techniques": asdict(self.preflight.techniques),
+            "techniques": {**asdict(self.preflight.techniques), "processes": self.team.place.size},
             "held_out": list(self.preflight.held_out.names) if self.preflight.held_out else [],
             "validation": dict(self.validated),
         }
@@ -196,15 +236,21 @@ _RECIPE = (
 )
 
 
-def load_run(preflight: Preflight) -> Run:
+def load_run(preflight: Preflight, team: Team | None = None) -> Run:
     """Load the decoder, attach the adapter, and restore the checkpoint to resume from, if any.
+
+    Args:
+        preflight: of the run.
+        team: the processes that train together; this one alone unless given.
 
     Raises:
         CheckpointError: when the model's files are incomplete.
         UserError: when the resumed checkpoint does not fit.
     """
     settings = preflight.settings
-    decoder = load_decoder(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
+    decoder = load_decoder(
+        preflight.checkpoint, dtype=preflight.dtype, device=preflight.device, packed=preflight.techniques.packed
+    )
     null_condition = load_null_condition(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
     torch.manual_seed(derive_seed(settings.seed, "adapter"))
     adapter = attach_adapter(decoder, list(preflight.targets), settings)
@@ -219,6 +265,7 @@ def load_run(preflight: Preflight) -> Run:
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_steps,
         undecayed=adapter.undecayed,
+        captured_on=preflight.device if _is_captured(preflight) else None,
     )
     scaler = torch.amp.GradScaler(preflight.device.type, enabled=preflight.dtype == torch.float16)
     position = Position()
@@ -237,15 +284,23 @@ def load_run(preflight: Preflight) -> Run:
         parameters=parameters,
         optimizer=optimizer,
         scaler=scaler,
-        loader=_loader(preflight),
+        team=team or Team(),
+        loader=_loader(preflight, team.place if team else Place()),
         draw_rules=DrawRules(settings.mode, settings.cfg_ratio, config.timestep_mu, config.timestep_sigma),
         position=position,
+        identity=preflight.resume.run if preflight.resume else uuid.uuid4().hex,
         saved_step=position.step,
         validated=preflight.resume.validation if preflight.resume else {},
     )
 
 
-def _loader(preflight: Preflight) -> BatchLoader:
+def _is_captured(preflight: Preflight) -> bool:
+    """Tell whether the optimizer's step will be in a CUDA graph; float16 decides at each step whether to take it."""
+    has_graphs = preflight.techniques.cuda_graphs and preflight.dtype != torch.float16
+    return has_graphs and can_be_captured(preflight.settings.optimizer_type)
+
+
+def _loader(preflight: Preflight, place: Place) -> BatchLoader:
     settings = preflight.settings
     return BatchLoader(
         preflight.dataset,
@@ -258,6 +313,7 @@ def _loader(preflight: Preflight) -> BatchLoader:
         keep_in_memory="yes" if preflight.is_resident else "no",
         device_type=preflight.device.type,
         crop_seconds=settings.crop_seconds,
+        deal=(place.rank, place.size, settings.gradient_accumulation),
     )
 
 
