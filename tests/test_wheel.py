@@ -1,5 +1,6 @@
 """What users install: the wheel holds everything the program needs besides its dependencies."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -26,12 +27,17 @@ def test_the_wheel_installs_into_an_empty_environment_and_its_command_runs(tmp_p
 
     assert (site / "woodshed" / "sampling" / "page.html").is_file()
 
+    # A tree that PYTHONPATH names would be found before what was installed.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
     def output_of(*words: str) -> str:
-        done = subprocess.run([programs / "woodshed", *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        command = [programs / "woodshed", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
         return done.stdout
 
     where = [python, "-c", "import woodshed; print(woodshed.__file__)"]
-    assert str(site) in subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(where, cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
+    assert str(site) in found.stdout
     assert output_of("--version").startswith("woodshed ")
     assert "lokr_strong" in output_of("presets", "list")
     assert "--rank" in output_of("train", "--help")

@@ -12,6 +12,7 @@ from woodshed import __version__
 from woodshed.commands import (
     dataset,
     demo,
+    doctor,
     estimate,
     export,
     generate,
@@ -141,6 +142,7 @@ COMMANDS: dict[str, Command] = {
         inspect.COMMAND,
         models.COMMAND,
         presets.COMMAND,
+        doctor.COMMAND,
     )
 }
 

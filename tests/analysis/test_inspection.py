@@ -29,6 +29,7 @@ RECIPE = {
     "shift": 1.0,
     "num_inference_steps": 50,
     "epochs": 3,
+    "averaged_epochs": [2, 3],
 }
 
 
@@ -76,7 +77,7 @@ def test_an_adapter_says_what_it_is_what_made_it_and_how_far_it_moves_each_layer
         "changes anything": True,
     }
     expected |= {"trained on": "acestep-v15-base", "trigger tag": "zyx", "tag position": "append"}
-    expected |= {"steps": 50, "shift": 1.0, "epochs": 3}
+    expected |= {"steps": 50, "shift": 1.0, "epochs": 3, "mean of the epochs": [2, 3]}
     assert expected.items() <= report.facts.items()
     assert report.notices == ()
     untagged = look(make_adapter(recipe={**RECIPE, "custom_tag": ""})[1])
@@ -184,6 +185,14 @@ def test_a_dataset_says_its_songs_lengths_and_for_whom_it_was_made(look, dataset
     said = "\n".join(report.notices)
     for part in ("gone.pt, which the manifest names, is not there", "b.pt", "was interrupted"):
         assert part in said
+
+
+def test_a_dataset_in_parts_says_that_they_are_not_put_together(look, dataset_dir, tmp_path):
+    parts = shutil.copytree(dataset_dir, tmp_path / "parts")
+    for number in (1, 2):
+        (parts / f"manifest-{number}-of-2.json").write_text("{}", encoding="utf-8")
+    (notice,) = (line for line in look(parts).notices if "not put together" in line)
+    assert notice.startswith("It is in 2 parts that are not put together yet: run woodshed dataset merge ")
 
 
 def test_a_run_and_its_checkpoints(look, checkpoint_root, dataset_dir, tmp_path):

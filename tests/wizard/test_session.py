@@ -10,7 +10,7 @@ from woodshed.settings.files import read_user_settings, save_preset
 from woodshed.wizard import session as session_module
 from woodshed.wizard.session import ENTRIES, free_memory
 
-ALL = ("train", "preprocess", "estimate", "generate")
+ALL = ("train", "preprocess", "estimate", "generate", "doctor")
 
 
 def menus(face):
@@ -31,7 +31,7 @@ def test_enter_alone_leads_from_a_fresh_folder_to_a_training(session_with, home,
 def test_the_menu_shows_what_there_is_and_nothing_else(session_with):
     for jobs, words in (
         (("train",), ["lora", "lokr", "presets", "settings", "leave"]),
-        (ALL, ["lora", "lokr", "preprocess", "estimate", "generate", "presets", "settings", "leave"]),
+        (ALL, ["lora", "lokr", "preprocess", "estimate", "generate", "presets", "doctor", "settings", "leave"]),
     ):
         session, face = session_with(["leave"], jobs)
         assert session.run() == 0
@@ -267,3 +267,11 @@ def test_keys_pressed_during_a_job_are_dropped_before_the_next_question(session_
     session.run()
     assert face.titles[face.forgotten - 1] == "Ready?"
     assert face.titles[face.forgotten] == "What next?"
+
+
+@pytest.mark.usefixtures("known")
+def test_the_doctor_is_asked_from_the_menu_with_nothing_that_must_be_answered(session_with, ran):
+    session, face = session_with(["doctor", *[""] * 6, "leave"], ("train", "doctor"))
+    assert session.run() == 0
+    assert [words[0] for words in ran] == ["doctor"]
+    assert "Begin with a preset?" not in face.titles

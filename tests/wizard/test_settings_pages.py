@@ -21,11 +21,13 @@ def test_the_first_run_lists_what_is_found_and_remembers_the_folder(home, tmp_pa
 
 
 def test_a_folder_without_models_is_refused_with_what_was_seen():
-    face = ScriptedFace(["songs", "nowhere", "?", "checkpoints"])
+    face = ScriptedFace(["songs", "nowhere", "checkpoints/acestep-v15-base", "?", "checkpoints"])
     first_run(Dialog(face))
     text = " ".join(face.text.split())
     assert "There is no ACE-Step 1.5 model in songs" in text
-    assert "There is no checkpoint folder nowhere" in text
+    assert "There is no folder nowhere. Type the path of the folder that holds the models" in text
+    assert "checkpoints/acestep-v15-base is one of the models. Type the folder that it lies in" in text
+    assert "--checkpoint-dir" not in text
     assert "acestep-v15-turbo and the like" in text
 
 

@@ -33,7 +33,7 @@ ANSWERS = {
     "Rank": ["?", "0", "8"],
     "Batch size": "2",
 }
-JOBS = ("train", "preprocess", "estimate", "generate", "inspect", "export")
+JOBS = ("train", "preprocess", "estimate", "generate", "inspect", "export", "doctor")
 PAGES = {
     "first_run": ("First run", "[1/"),
     "start": ("[1/8] Start", "[2/8]"),

@@ -118,6 +118,7 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "shift": "shift",
         "songs": "songs",
         "epochs": "epochs",
+        "averaged_epochs": "mean of the epochs",
         "steps": "optimizer steps",
         "woodshed": "made by Woodshed",
         "settings": "settings",

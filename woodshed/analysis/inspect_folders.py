@@ -10,7 +10,7 @@ from woodshed.adapters.ranking import read_ranking
 from woodshed.analysis.report import Report, Table, folder_size
 from woodshed.data.crops import FRAMES_PER_SECOND
 from woodshed.data.dataset import TEMPORARY
-from woodshed.data.manifest import MANIFEST, read_manifest
+from woodshed.data.manifest import MANIFEST, read_manifest, shard_manifests
 from woodshed.data.tensor_files import read_tensors
 from woodshed.errors import DataError, UserError
 from woodshed.sampling.waveform import read_tags
@@ -57,6 +57,12 @@ def inspect_dataset(folder: Path) -> Report:
         **({"tag position": manifest.tag_position} if manifest.custom_tag else {}),
         "manifest": (folder / MANIFEST).is_file(),
     }
+    parts = shard_manifests(folder)
+    if parts:
+        notices.append(
+            f"It is in {len(parts)} parts that are not put together yet: run woodshed dataset merge {folder} once all "
+            "are there."
+        )
     if not manifest.is_complete:
         notices.append("Preprocessing was interrupted: run it again to finish the rest.")
     return Report("dataset", folder, facts, (), tuple(notices))
@@ -122,7 +128,7 @@ def _run_file(path: Path, notices: list[str]) -> Mapping[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         notices.append(f"{path} cannot be read: {error}.")
         return {}
 
@@ -141,7 +147,7 @@ def _last_step(path: Path) -> dict[str, Any]:
 def _event(line: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
-    except ValueError:  # a line that a crash cut short
+    except (ValueError, RecursionError):  # a line that a crash cut short
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -177,7 +183,7 @@ def inspect_song(path: Path) -> Report:
     tags = read_tags(path)
     try:
         recipe = json.loads(tags.get("comment", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         recipe = None
     if not isinstance(recipe, dict) or "woodshed" not in recipe:
         raise UserError(f"{path} does not say how it was made: Woodshed did not make it.")

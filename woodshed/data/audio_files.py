@@ -35,7 +35,7 @@ class AudioFiles:
                 return candidate
         matches = self._by_name.get(_one_spelling(pure.name), [])
         if not matches:
-            raise DataError(f"{written} does not exist. Give the folder that holds it with --audio-dir.")
+            raise DataError(f"{written[:300]} does not exist. Give the folder that holds it with --audio-dir.")
         likeness = [_common_tail(pure.parts, match.parts) for match in matches]
         if likeness.count(max(likeness)) > 1:
             raise DataError(f"{written} does not exist, and {len(matches)} files below --audio-dir have its name.")

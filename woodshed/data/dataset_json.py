@@ -12,6 +12,7 @@ from woodshed.data.songs import Song, SongList, TagPosition, Unusable
 from woodshed.errors import DataError, collecting
 
 ORIGIN = "dataset JSON"
+MOST_NAMED = 50  # problems of songs, where none can be used
 
 
 def read_dataset_json(path: Path, audio_dir: Path | None, in_folder: tuple[Path, ...]) -> SongList:
@@ -46,7 +47,10 @@ def read_dataset_json(path: Path, audio_dir: Path | None, in_folder: tuple[Path,
     except DataError as error:
         problems += [f"{path}, metadata: {problem}" for problem in error.problems]
     if problems or not songs:
-        raise DataError(*(problem for item in unusable for problem in item.problems), *problems)
+        named = [problem for item in unusable for problem in item.problems]
+        if len(named) > MOST_NAMED:
+            named[MOST_NAMED:] = [f"{path}: there are {len(named) - MOST_NAMED} more problems like these."]
+        raise DataError(*named, *problems)
     return replace(found, songs=tuple(songs), unusable=tuple(unusable))
 
 
@@ -60,6 +64,8 @@ def _read(path: Path) -> tuple[list[Any], Mapping[str, Any]]:
         raise DataError(f"{path} cannot be read as text: {error}.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"{path} is not valid JSON: {error}.") from error
     except RecursionError:
         raise DataError(f"{path} is not valid JSON for a dataset: it is nested too deeply.") from None
     samples = content.get("samples") if isinstance(content, dict) else content

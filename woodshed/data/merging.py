@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from woodshed.data.manifest import MANIFEST, OUR_RECORD, shard_manifests, unfinished_folders, write_manifest
 from woodshed.data.songs import listed
@@ -24,6 +26,49 @@ class Merged:
     folder: Path
     songs: int
     parts: int
+
+
+def _is_file_name(name: str) -> str:
+    if not name.endswith(".pt") or name.startswith(".") or {"/", "\\", ":", "\0"} & set(name):
+        raise ValueError("a .pt file in the folder of the manifest")
+    return name
+
+
+class _Strict(BaseModel):
+    """What a manifest must hold; more may stand there."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class _Shard(_Strict):
+    number: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1, le=999_999)]
+    places: list[int]
+    songs: str
+    settings: str
+
+
+class _Record(_Strict):
+    shard: _Shard
+
+
+class _Metadata(_Strict):
+    name: str
+    all_instrumental: bool
+
+
+class _PartContent(_Strict):
+    """The manifest of a part, as far as it is used; a stranger may have written it."""
+
+    metadata: _Metadata
+    samples: list[Annotated[str, AfterValidator(_is_file_name)]]
+    woodshed: _Record
+
+    @model_validator(mode="after")
+    def _has_a_place_for_each(self) -> Self:
+        if len(self.samples) != len(self.woodshed.shard.places):
+            raise ValueError("as many places as samples")
+        return self
 
 
 @dataclass(frozen=True)
@@ -84,11 +129,13 @@ def _read_parts(folder: Path, problems: list[str]) -> list[Part]:
     parts = []
     for path in shard_manifests(folder):
         try:
-            part = Part(path, json.loads(path.read_text(encoding="utf-8")))
-            _ = (part.samples, part.content["metadata"], [part.shard[key] for key in KEYS])
-            parts.append(part)
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            problems.append(f"{path} cannot be read as the manifest of a part ({error}). {AGAIN}")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            _PartContent.model_validate(content)
+            json.dumps(content, ensure_ascii=False).encode()  # half a character could not be written again
+            parts.append(Part(path, content))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            problems.append(f"{path} cannot be read as the manifest of a part ({reason}). {AGAIN}")
     if not parts and not problems:
         problems.append(
             f"There are no parts of a dataset in {folder}: looked for manifest-I-of-N.json, which "
@@ -97,7 +144,6 @@ def _read_parts(folder: Path, problems: list[str]) -> list[Part]:
     return parts
 
 
-KEYS = ("number", "count", "places", "songs", "settings")
 AGAIN = "Run that part of woodshed preprocess again."
 
 

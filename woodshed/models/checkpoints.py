@@ -11,11 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from woodshed.errors import CheckpointError
 from woodshed.models.config import ModelConfig, read_json, read_model_config
-from woodshed.models.weights import read_headers
 
 Kind = Literal["base", "sft", "turbo", "unknown"]
 
@@ -228,6 +225,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     Raises:
         CheckpointError: when the weight files cannot be read or hold no condition encoder.
     """
+    import torch  # here, so that models are listed at once
+
+    from woodshed.models.weights import read_headers
+
     stored = read_headers(checkpoint.weight_files)
     always = ("null_condition_emb", "encoder.text_projector.weight")
     missing = [name for name in always if name not in stored]

@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from woodshed.errors import CheckpointError
 
 LayerType = Literal["sliding_attention", "full_attention"]
-Size = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0, le=2**20)]
+"""Nothing in a model is larger; a file that says so is answered before anybody tries to build it."""
+VaeWidth = Annotated[int, Field(gt=0, le=2**14)]
+VaeFactor = Annotated[int, Field(gt=0, le=2**10)]
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -94,12 +97,12 @@ class VaeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
-    encoder_hidden_size: Size
-    downsampling_ratios: Annotated[list[Size], Field(min_length=1)]  # their product: samples in a latent frame
-    channel_multiples: Annotated[list[Size], Field(min_length=1)]
-    decoder_channels: Size
-    decoder_input_channels: Size  # C: channels of a latent frame
-    audio_channels: Size
+    encoder_hidden_size: VaeWidth
+    downsampling_ratios: Annotated[list[VaeFactor], Field(min_length=1)]  # their product: samples in a latent frame
+    channel_multiples: Annotated[list[VaeFactor], Field(min_length=1)]
+    decoder_channels: VaeWidth
+    decoder_input_channels: VaeWidth  # C: channels of a latent frame
+    audio_channels: VaeWidth
     sampling_rate: Size
 
 
@@ -151,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object. Download it again.")

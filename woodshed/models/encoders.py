@@ -9,16 +9,24 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.ace_step.modeling_ace_step import AceStepConditionEncoder, AceStepTimbreEncoder
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model
 
 from woodshed.errors import CheckpointError
 from woodshed.models.config import ModelConfig, read_json
+from woodshed.storage import DAMAGE
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_PROMPT_TOKENS = 256
 MAX_LYRIC_TOKENS = 2048
+MOST_OF_TEXT_MODEL = {
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 1000,
+    "num_key_value_heads": 1000,
+} | dict.fromkeys(("hidden_size", "intermediate_size", "head_dim", "vocab_size", "max_position_embeddings"), 10_000_000)
+"""Sizes that no text model comes near."""
 
 
 class ConditionEncoder(AceStepConditionEncoder):  # type: ignore[misc] # the library has no types
@@ -158,7 +166,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     if "model" not in read_json(path):
         raise CheckpointError(f"{path} describes no tokenizer. Download it again.")
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise CheckpointError(f"{path} describes no tokenizer ({str(error)[:200]}). Download it again.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     if tokenizer.encode("").tokens != [END_OF_TEXT]:
@@ -179,8 +190,28 @@ def build_text_model(fields: dict[str, Any]) -> Qwen3Model:
         raise CheckpointError(
             f"The text encoder's config.json has model_type {fields.get('model_type')!r} instead of 'qwen3'."
         )
-    config = Qwen3Config.from_dict(fields)
-    with torch.device("meta"):
-        model = Qwen3Model(config)
-    model.rotary_emb = type(model.rotary_emb)(config)  # computed, not stored: it needs real memory at once
+    refuse_sizes(fields)
+    try:
+        config = Qwen3Config.from_dict(fields)
+        with torch.device("meta"):
+            model = Qwen3Model(config)
+        model.rotary_emb = type(model.rotary_emb)(config)  # computed, not stored: it needs real memory at once
+    except (*DAMAGE, ArithmeticError, StrictDataclassError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"The text encoder's config.json describes no model ({reason}).") from error
     return model
+
+
+def refuse_sizes(fields: dict[str, Any]) -> None:
+    """Refuse sizes of a text model that nothing could be built with, before anybody tries.
+
+    Raises:
+        CheckpointError: naming them.
+    """
+    wrong = [
+        f"{name} {str(fields[name])[:40]!r}"
+        for name, most in MOST_OF_TEXT_MODEL.items()
+        if name in fields and not (type(fields[name]) is int and 0 < fields[name] <= most)
+    ]
+    if wrong:
+        raise CheckpointError(f"The text encoder's config.json cannot be right: {', '.join(wrong)}. Download it again.")

@@ -304,7 +304,7 @@ class Preview:
             return False
         try:
             found = json.loads(read_tags(path).get("comment", ""))
-        except (UserError, ValueError):
+        except (UserError, ValueError, RecursionError):
             return False
         wanted = self._recipe(number)
         return isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())

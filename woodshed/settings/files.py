@@ -29,6 +29,8 @@ DEVICE_NAMES = frozenset(
 """File names that mean a device on Windows, whatever ending they have."""
 OF_ONE_RUN = frozenset({"checkpoint_dir", "model", "dataset_dir", "output_dir", "resume_from"})
 """Settings that belong to one run and one machine; no preset holds them."""
+PLACES = frozenset({"log_dir", "init_from", "targets_from", "sample_prompts"})
+"""Settings that name files or folders; a preset of one's own may hold them, one from elsewhere may not."""
 PLACEHOLDER = "(not chosen yet)"
 
 Place = Literal["user", "project"]
@@ -51,7 +53,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"There is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read as text: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise SettingsError(f"{path} is not valid TOML for settings: it is nested too deeply.") from None
+    except ValueError as error:  # also a number of more digits than Python reads
         raise SettingsError(f"{path} is not valid TOML: {error}.") from error
 
 
@@ -302,6 +306,8 @@ def read_foreign_preset(path: Path) -> ImportedPreset:
             left_out.append(f"{key} is not a setting; it was left out.{did_you_mean(key, known)}")
         elif name in OF_ONE_RUN:
             left_out.append(f"{key} belongs to one run; it was left out.")
+        elif name in PLACES:
+            left_out.append(f"{key} names a place on somebody else's machine; it was left out.")
         elif value is not None:
             values[name] = value
     resolved = resolve(TrainSettings, [stand_ins(TrainSettings), Layer(path.name, values)])

@@ -8,10 +8,12 @@ import json
 from woodshed.settings.declare import Settings, choices_of, declarations, sections
 from woodshed.settings.flags import default_text, flags_of
 from woodshed.settings.schema import (
+    DoctorSettings,
     EstimateSettings,
     ExportSettings,
     GenerateSettings,
     MergeSettings,
+    ModelsSettings,
     PreprocessSettings,
     TrainSettings,
 )
@@ -23,6 +25,8 @@ PAGES: dict[str, type[Settings]] = {
     "woodshed generate": GenerateSettings,
     "woodshed export": ExportSettings,
     "woodshed merge": MergeSettings,
+    "woodshed models": ModelsSettings,
+    "woodshed doctor": DoctorSettings,
 }
 
 

@@ -1221,3 +1221,79 @@ class InspectSettings(DeviceSettings, CheckpointSettings):
         tier="basic",
         default_text="*(none)*",
     )
+
+
+class DoctorSettings(DeviceSettings, CheckpointSettings):
+    """Every setting of `woodshed doctor`; a training that is planned may be named beside them."""
+
+    model: str = setting(
+        "",
+        "Model",
+        "The model that a training is planned on: with a dataset, the whole training is checked as its start would.",
+        why="Without it only what lies in the checkpoint directory is looked at.",
+        section="Planned training",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    dataset_dir: OptionalPath = setting(
+        None,
+        "Dataset directory",
+        "A folder with preprocessed `.pt` files to look at.",
+        why="To know whether it fits the model, and the training the memory.",
+        section="Planned training",
+        tier="basic",
+        default_text="*(none)*",
+    )
+    output_dir: OptionalPath = setting(
+        None,
+        "Output directory",
+        "Where the training will write: is there room, and does it hold another run?",
+        why="When runs are kept on another disk.",
+        section="Planned training",
+        tier="basic",
+        default_text="the current folder",
+    )
+    digests: bool = setting(
+        False,
+        "Compare digests",
+        "Read every byte of what `woodshed models get` fetched, and compare it with what was published.",
+        why="When a disk is suspected; it takes a minute for each 10 GB or so.",
+        section="Checks",
+    )
+
+
+class ModelsSettings(CheckpointSettings):
+    """Every setting of `woodshed models`."""
+
+    repo: str = setting(
+        "",
+        "Repository",
+        "With `get`: OWNER/NAME on huggingface.co of a model that ACE-Step does not publish itself.",
+        why="To fetch a community fine-tune.",
+        section="Fetching",
+        tier="basic",
+        default_text="ACE-Step's own, by the model's name",
+    )
+    subfolder: str = setting(
+        "",
+        "Subfolder",
+        "With `get --repo`: the folder in the repository that holds the model.",
+        why="Where a repository holds more than one model.",
+        section="Fetching",
+        default_text="*(none)*",
+    )
+    revision: str = setting(
+        "",
+        "Revision",
+        "With `get`: a branch, tag or commit of the repository.",
+        why="To have exactly the files that somebody else has.",
+        section="Fetching",
+        default_text="the newest",
+    )
+    replace: bool = setting(
+        False,
+        "Replace",
+        "With `get`: fetch files again that are there with other bytes than are published.",
+        why="A download by other means was cut short, or a disk has lost bytes.",
+        section="Fetching",
+    )

@@ -18,12 +18,13 @@ import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from woodshed.adapters.adapter import Adapter
@@ -39,6 +40,7 @@ BEST = "best"
 """The folder of the checkpoint with the lowest held-out loss."""
 POINTERS = "checkpoints.json"
 """The file that names the newest and the best checkpoint. It may lag behind the folders by one save, never ahead."""
+_POINT = TypeAdapter(ResumePoint)
 _CHECKPOINT_NAME = re.compile(r"checkpoint-epoch-(\d+)(?:-step-(\d+))?")
 
 
@@ -154,7 +156,7 @@ def _run_in(output: Path) -> str | None:
     """Return the identity of the run in a folder, as far as it is known."""
     try:
         known = json.loads((output / POINTERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return known.get("run") if isinstance(known, dict) else None
 
@@ -240,22 +242,11 @@ def read_resume_point(folder: Path) -> ResumePoint:
             damaged.append("resume/state.json")
         if damaged:
             raise UserError(f"{folder} is damaged: {', '.join(damaged)} changed since it was written.")
-        return ResumePoint(
-            folder,
-            Position(**state["position"]),
-            state["settings"],
-            state["model"],
-            state["fingerprint"],
-            state["songs"],
-            state["scaler"],
-            tuple(state.get("targets", ())),
-            tuple(state.get("held_out", ())),
-            state.get("validation", {}),
-            state.get("techniques", {}),
-            state["run"],
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is damaged or incomplete: {error}.") from error
+        names = [item.name for item in fields(ResumePoint) if item.name in state and item.name != "folder"]
+        return _POINT.validate_python({"folder": folder, **{name: state[name] for name in names}})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} is damaged or incomplete: {reason}.") from error
 
 
 def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:

@@ -27,7 +27,7 @@ def out_of_memory_advice(preflight: Preflight) -> str:
     size = device_memory(device)
     has = "" if size is None else f" of {size / GIB:.1f} GiB"
     need = _step_needs(preflight, settings, preflight.techniques)
-    tries = [f"{flag} ({_step_needs(preflight, *changed)})" for flag, changed in _ways(preflight)]
+    tries = [f"{flag} ({_step_needs(preflight, *changed)})" for flag, changed in ways_to_save(preflight)]
     if settings.sample_every_n_epochs and not settings.offload_encoder:
         tries.append("--offload-encoder (the samples' part)")
     tries.append("shorter songs (woodshed preprocess --max-duration)")
@@ -37,7 +37,7 @@ def out_of_memory_advice(preflight: Preflight) -> str:
     )
 
 
-def _ways(preflight: Preflight) -> Iterator[Way]:
+def ways_to_save(preflight: Preflight) -> Iterator[Way]:
     """Yield flags with the settings and techniques that they and all before them come to."""
     settings, techniques = preflight.settings, preflight.techniques
     if techniques.recompute != "all":

@@ -30,6 +30,7 @@ from woodshed.training.from_estimate import estimate_notices
 from woodshed.training.holdout import Split, split_songs
 from woodshed.training.memory_plan import fit, longest_song, plan_memory, trained_by
 from woodshed.training.optimizers import require_optimizer
+from woodshed.training.readiness import check_readiness
 from woodshed.training.resume_point import Position, ResumePoint
 from woodshed.training.team import own_device, own_place, refuse_too_many
 from woodshed.training.techniques import Techniques, choose_techniques
@@ -43,6 +44,7 @@ class Plan:
     batches_per_epoch: int
     steps_per_epoch: int  # optimizer steps; the last one of an epoch may hold fewer songs
     total_steps: int  # of the whole run, with those done before a resume
+    epochs_left: int
 
     @classmethod
     def of(cls, songs: int, settings: TrainSettings, done: Position | None = None) -> "Plan":
@@ -57,7 +59,8 @@ class Plan:
         steps = math.ceil(batches / settings.gradient_accumulation)
         done = done or Position()
         before = done.step - done.steps_in_epoch
-        return cls(songs, batches, steps, before + steps * (settings.epochs - done.epoch + 1))
+        left = settings.epochs - done.epoch + 1
+        return cls(songs, batches, steps, before + steps * left, left)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def check(settings: TrainSettings) -> Preflight:
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
     notices = (*dataset.notices, *songs.notices, *(preview.notices if preview else ()), *rules.remarks(settings))
     notices += (*(_lokr_notices(lokr) if lokr else ()), *start_notices, *chosen, *fitted)
-    notices += tuple(_plan_notices(settings, plan, resume))
+    notices += (*_plan_notices(settings, plan, resume), *check_readiness(settings, device, trained, plan.epochs_left))
     return Preflight(
         settings=settings,
         checkpoint=checkpoint,

@@ -55,7 +55,7 @@ def check(name: str, value: Any, draft: Draft) -> Any:
                 models.model_choices(Path(value))
             case "model" if value and "checkpoint_dir" in draft.kind.model_fields:
                 return _model(draft, str(value))
-            case "dataset_dir":
+            case "dataset_dir" if value and value != "none":
                 problem = _dataset_problem(Path(value))
             case "audio_dir" if value and value != "none" and not Path(value).is_dir():
                 problem = f"There is no folder {value}."

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import create_model
 
 from woodshed.settings.declare import REQUIRED, Settings, setting
+from woodshed.settings.schema import TrainSettings
 
 SHARED_FLAGS = frozenset({"help", "help_all", "plain", "json", "yes", "config", "preset"})
 
@@ -46,7 +47,7 @@ def job_of(name: str, what: str, kind: type[Settings] | None, parser: argparse.A
     ]
     fields: dict[str, Any] = {action.dest: _field(action) for action in others}
     positionals = tuple(action.dest for action in others if not action.option_strings)
-    has_presets = any(action.dest == "preset" for action in parser._actions)
+    has_presets = issubclass(known, TrainSettings) and any(action.dest == "preset" for action in parser._actions)
     extended = create_model(known.__name__, __base__=known, __module__=__name__, **fields) if fields else known
     switches = frozenset(action.dest for action in others if action.nargs == 0)
     return Job(name, what, extended, run, positionals, switches, has_presets)

@@ -1,10 +1,14 @@
 """The model picker: what is found on disk, described; and the checks that tell a folder of models from another."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from woodshed.errors import CheckpointError
 from woodshed.wizard.face import Ask, Choice, Line
 from woodshed.wizard.layout import columns, paragraph
+
+if TYPE_CHECKING:
+    from woodshed.models.checkpoints import CheckpointRoot
 
 RECOMMENDED = ("acestep-v15-base", "acestep-v15-turbo", "acestep-v15-sft")
 """What to train on when nothing is known, best first. Adapters of base play on base, sft and turbo."""
@@ -17,17 +21,36 @@ BASES = (
 )
 
 
+def look(root: Path) -> "CheckpointRoot":
+    """Look at a folder of models; what is wrong is said in words for who types paths and no flags.
+
+    Raises:
+        CheckpointError: when it holds no usable model.
+    """
+    from woodshed.models.checkpoints import find_checkpoints
+
+    if not root.is_dir():
+        raise CheckpointError(
+            f"There is no folder {root}. Type the path of the folder that holds the models; `woodshed models get base` "
+            "fetches them."
+        )
+    if (root / "config.json").is_file() and not any(root.glob("*/config.json")):
+        raise CheckpointError(
+            f"{root} is one of the models. Type the folder that it lies in: {root.absolute().parent}."
+        )
+    return find_checkpoints(root)
+
+
 def model_choices(root: Path) -> tuple[Choice, ...]:
     """Return every usable model below a root, each with type, size and origin.
 
     Raises:
         CheckpointError: when there is none.
     """
-    from woodshed.models.checkpoints import find_checkpoints
     from woodshed.wizard.remember import known_base
 
     choices = []
-    for model in find_checkpoints(root).models:
+    for model in look(root).models:
         size = "XL" if model.is_xl else "2B"
         if model.is_official:
             note = f"{model.kind}, {size}, official"
@@ -67,9 +90,7 @@ def found_lines(root: Path, width: int) -> list[Line]:
     Raises:
         CheckpointError: when it holds no usable model.
     """
-    from woodshed.models.checkpoints import find_checkpoints
-
-    found = find_checkpoints(root)
+    found = look(root)
     rows = [(choice.title, "", choice.note) for choice in model_choices(root)]
     widest = max(len(name) for name, _, _ in rows)
     lines = columns([(name.ljust(widest), note, "") for name, _, note in rows], width)

@@ -46,6 +46,7 @@ ENTRIES = (
     Entry("generate", "Listen", "music with or without an adapter", "generate"),
     Entry("adapters", "Adapters", "look into one, or export it", ""),
     Entry("presets", "Presets", "show, import, export, delete", ""),
+    Entry("doctor", "Check this machine", "is everything ready, and what mends it", "doctor"),
     Entry("settings", "Settings", "checkpoints, and what is remembered", ""),
     Entry(LEAVE, "Leave", "", ""),
 )

@@ -1,0 +1,1 @@
+"""Whether everything is ready: machine, packages, checkpoints, dataset, and the run that is planned."""
