@@ -8,6 +8,7 @@ from diffusers import AutoencoderOobleck
 
 from woodshed.errors import UserError
 from woodshed.models import blocks
+from woodshed.models.frozen import FrozenLinear
 from woodshed.sampling import preview
 from woodshed.training import techniques
 from woodshed.training.events import EpochDone, SampleMade, StepDone
@@ -203,6 +204,17 @@ def test_recompute_decides_how_many_blocks_are_computed_again(bench, dial, again
     assert len(calls) == len(run.decoder.layers) + again == 4 + again
 
 
+@pytest.mark.parametrize(("kind", "codes"), [("int8", torch.int8), ("fp8", torch.float8_e4m3fn), ("nf4", torch.uint8)])
+def test_base_precision_holds_the_frozen_layers_in_fewer_bits(bench, kind, codes):
+    _, exact = bench.step()
+    run = bench.load(base_precision=kind)
+    packed = [module for module in run.decoder.modules() if isinstance(module, FrozenLinear)]
+    assert len(packed) == 11 * len(run.decoder.layers)
+    assert {layer.codes.dtype for layer in packed} == {codes}
+    near = take_step(run, [*run.prepare(run.loader.epoch(1))][:1])
+    assert 0 < abs(near.losses[0] - exact.losses[0]) < 0.2 * exact.losses[0]
+
+
 def test_compile_hands_the_blocks_to_the_compiler(bench):
     compiled = []
     bench.patch.setattr(blocks, "_compiled", lambda run: compiled.append(run) or run)
@@ -215,7 +227,7 @@ def test_compile_hands_the_blocks_to_the_compiler(bench):
 
 def test_cuda_graphs_capture_the_step_where_the_device_is_cuda(bench):
     found = [
-        choose_techniques(bench.settings(cuda_graphs=wish), torch.device("cuda"), torch.bfloat16, 1)[0].cuda_graphs
+        choose_techniques(bench.settings(cuda_graphs=wish), torch.device("cuda"), torch.bfloat16, 1, 128)[0].cuda_graphs
         for wish in ("auto", "yes", "no")
     ]
     assert found == [True, True, False]

@@ -7,33 +7,63 @@ import torch
 
 from woodshed.models.memory import GIB
 from woodshed.training import engine as engine_module
+from woodshed.training import memory_plan
 from woodshed.training.events import StepDone
-from woodshed.training.memory_plan import fit_recompute, longest_song
+from woodshed.training.memory_plan import fit, longest_song
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 from woodshed.training.techniques import Techniques
 
 ALL = Techniques(compile=True, cuda_graphs=True, attention="compiled", recompute="all")
 NEEDS = {"none": 12 * GIB, "quarter": 10 * GIB, "half": 8 * GIB, "all": 4 * GIB}
+SAVED = {None: 0, "int8": GIB, "nf4": 2 * GIB}
+FRAMES = 6000
 
 
-def fitted(settings, free):
-    found, said = fit_recompute(settings, ALL, free * GIB, lambda these: SimpleNamespace(total=NEEDS[these.recompute]))
-    return found.recompute, said
+def needed(these, frames):
+    """Stand for an estimate: half of it grows with the song."""
+    return SimpleNamespace(total=NEEDS[these.recompute] * (0.5 + 0.5 * frames / FRAMES) - SAVED[these.packed])
+
+
+def fitted(settings, free, dtype=torch.float32):
+    found, said = fit(settings, ALL, dtype, free=free * GIB, frames=FRAMES, plan=needed)
+    return found, said
 
 
 @pytest.mark.parametrize(
-    ("free", "dial"), [(80, "none"), (15, "none"), (14, "quarter"), (11, "half"), (9, "all"), (2, "all")]
+    ("free", "dial"), [(80, "none"), (15, "none"), (14, "quarter"), (11, "half"), (9, "all"), (5, "all")]
 )
 def test_the_free_memory_decides_with_a_margin(settings_for, free, dial):
     found, (line,) = fitted(settings_for(), free)
-    assert found == dial
+    assert (found.recompute, found.packed) == (dial, None)
     assert line == f"recompute: auto -> {dial} (about {NEEDS[dial] / GIB:.1f} of {free}.0 GiB that are free)"
 
 
 def test_samples_between_the_epochs_need_room_too(settings_for):
-    assert fitted(settings_for(), 16)[0] == "none"
-    assert fitted(settings_for(sample_every_n_epochs=1), 16)[0] == "half"
+    assert fitted(settings_for(), 16)[0].recompute == "none"
+    assert fitted(settings_for(sample_every_n_epochs=1), 16)[0].recompute == "half"
+
+
+@pytest.mark.parametrize(("free", "packed"), [(5.2, None), (4.9, "int8"), (3.7, "nf4")])
+def test_the_base_is_held_in_fewer_bits_only_where_computing_again_is_not_enough(settings_for, free, packed):
+    found, said = fitted(settings_for(), free, torch.bfloat16)
+    assert (found.recompute, found.packed) == ("all", packed)
+    assert len(said) == 1
+    assert (f"base_precision: auto -> {packed}" in said[0]) == (packed is not None)
+
+
+def test_what_fits_in_no_way_is_said_with_a_length_that_would(settings_for):
+    found, said = fitted(settings_for(), 2.0, torch.bfloat16)
+    assert (found.recompute, found.packed) == ("all", "nf4")
+    assert said[1] == (
+        "A step needs about 2.0 GiB, more than the 1.6 GiB that can be planned with here: --crop-seconds 180 would fit."
+    )
+    assert "smaller rank" in fitted(settings_for(), 0.1, torch.bfloat16)[1][1]
+
+
+def test_four_bits_are_passed_over_without_their_package(settings_for, monkeypatch):
+    monkeypatch.setattr(memory_plan, "has_nf4", lambda: False)
+    assert fitted(settings_for(), 3.7, torch.bfloat16)[0].packed == "int8"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +71,7 @@ def test_samples_between_the_epochs_need_room_too(settings_for):
     [{"recompute": "all"}, {"gradient_checkpointing": False}, {"adapter_type": "dora"}, {"adapter_type": "oft"}],
 )
 def test_what_the_user_chose_and_what_was_never_measured_stays(settings_for, changes):
-    assert fitted(settings_for(**changes), 80) == ("all", [])
+    assert fitted(settings_for(**changes), 80) == (ALL, [])
 
 
 def test_a_card_with_room_computes_nothing_again(settings_for, monkeypatch):
@@ -52,7 +82,7 @@ def test_a_card_with_room_computes_nothing_again(settings_for, monkeypatch):
         monkeypatch.setattr("woodshed.training.preflight.resolve_device", lambda _name: torch.device("cuda:0"))
         found = check(settings_for(precision="bf16"))
         assert found.techniques.recompute == dial
-        assert any(notice.startswith(f"recompute: auto -> {dial} (") for notice in found.notices)
+        assert any(notice.startswith(f"recompute: auto -> {dial}") for notice in found.notices)
 
 
 def test_the_longest_song_counts_as_it_trains(settings_for):

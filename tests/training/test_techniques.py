@@ -20,8 +20,8 @@ def a_card(monkeypatch):
     return monkeypatch
 
 
-def chosen(settings, device=CUDA, dtype=torch.bfloat16, passes=1000):
-    return choose_techniques(settings, device, dtype, passes)
+def chosen(settings, device=CUDA, dtype=torch.bfloat16, passes=1000, head_width=128):
+    return choose_techniques(settings, device, dtype, passes, head_width)
 
 
 @pytest.mark.usefixtures("a_card")
@@ -29,6 +29,36 @@ def test_a_modern_card_gets_everything(settings_for):
     found, said = chosen(settings_for())
     assert found == Techniques(compile=True, cuda_graphs=True, attention="compiled", recompute="all")
     assert said == ["compile: auto -> yes", "cuda_graphs: auto -> yes", "attention: auto -> compiled"]
+
+
+@pytest.mark.usefixtures("a_card")
+def test_heads_too_narrow_for_the_compiler_attend_by_flash(settings_for):
+    assert chosen(settings_for(), head_width=8)[0].attention == "flash"
+    with pytest.raises(UserError, match="heads not narrower than 16"):
+        chosen(settings_for(attention="compiled"), head_width=8)
+
+
+@pytest.mark.usefixtures("a_card")
+@pytest.mark.parametrize(
+    ("asked", "dtype", "packed"),
+    [
+        ("auto", torch.bfloat16, None),
+        ("bf16", torch.bfloat16, None),
+        ("bf16", torch.float32, "bf16"),
+        ("int8", torch.bfloat16, "int8"),
+        ("nf4", torch.float16, "nf4"),
+    ],
+)
+def test_the_base_is_packed_when_asked_to_be_narrower_than_it_computes(settings_for, asked, dtype, packed):
+    assert chosen(settings_for(base_precision=asked), dtype=dtype)[0].packed == packed
+
+
+@pytest.mark.usefixtures("a_card")
+def test_four_bits_without_their_package_are_named_with_every_other_wrong_wish(settings_for, monkeypatch):
+    monkeypatch.setattr("woodshed.models.frozen.has_nf4", lambda: False)
+    with pytest.raises(UserError) as caught:
+        chosen(settings_for(base_precision="nf4", attention="compiled", compile="no"))
+    assert len(caught.value.problems) == 2
 
 
 @pytest.mark.parametrize(("checkpointing", "asked", "meant"), [(True, "auto", "all"), (False, "auto", "none")])

@@ -19,6 +19,7 @@ from woodshed.models.checkpoints import Checkpoint, find_weight_files
 from woodshed.models.config import read_json, read_vae_config
 from woodshed.models.decoder import Decoder, build_decoder
 from woodshed.models.encoders import ConditionEncoder, TextEncoder, build_text_model, read_tokenizer
+from woodshed.models.frozen import FrozenLinear
 from woodshed.models.keys import diffusers_to_original
 from woodshed.models.weights import StoredTensor, check_tensors, fill_module, read_headers
 from woodshed.storage import DAMAGE
@@ -31,15 +32,21 @@ IDLE_FREQUENCY = -15.0  # the logarithm of an activation's frequency: x + sin(a 
 Device = torch.device | str
 
 
-def load_decoder(checkpoint: Checkpoint, *, dtype: torch.dtype, device: Device) -> Decoder:
+def load_decoder(checkpoint: Checkpoint, *, dtype: torch.dtype, device: Device, packed: str | None = None) -> Decoder:
     """Return the decoder, frozen and in eval mode.
+
+    Args:
+        checkpoint: of the model.
+        dtype: of the weights, and what they compute in.
+        device: where they stay.
+        packed: how the linear layers of its blocks are held in fewer bits, a key of `frozen.BITS`; None for not so.
 
     Raises:
         CheckpointError: when the files cannot be read or do not hold exactly the decoder's tensors.
     """
     with torch.device("meta"):
         decoder = build_decoder(checkpoint.config)
-    _fill_part(decoder, checkpoint, "decoder", dtype=dtype, device=device)
+    _fill_part(decoder, checkpoint, "decoder", dtype=dtype, device=device, packed=packed)
     return decoder
 
 
@@ -55,7 +62,15 @@ def load_condition_encoder(checkpoint: Checkpoint, *, dtype: torch.dtype, device
     return encoder
 
 
-def _fill_part(module: nn.Module, checkpoint: Checkpoint, part: str, *, dtype: torch.dtype, device: Device) -> None:
+def _fill_part(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    part: str,
+    *,
+    dtype: torch.dtype,
+    device: Device,
+    packed: str | None = None,
+) -> None:
     """Fill a module from those tensors of the original model whose names begin with the part's."""
     stored = read_headers(checkpoint.weight_files)
     names = {name: f"{part}.{diffusers_to_original(name)}" for name in module.state_dict()}
@@ -65,7 +80,8 @@ def _fill_part(module: nn.Module, checkpoint: Checkpoint, part: str, *, dtype: t
     unexpected = [
         name for name in stored if name not in known and (name.startswith(f"{part}.") or not name.startswith(PARTS))
     ]
-    _fill(module, names, stored, unexpected, f"the {part} of {checkpoint.folder}", dtype=dtype, device=device)
+    title = f"the {part} of {checkpoint.folder}"
+    _fill(module, names, stored, unexpected, title, dtype=dtype, device=device, packed=packed)
 
 
 def _fill(
@@ -77,11 +93,25 @@ def _fill(
     *,
     dtype: torch.dtype,
     device: Device,
+    packed: str | None = None,
 ) -> None:
     """Check that the files hold exactly what a module needs, then read it. `names`: in the module -> in the files."""
     shapes = {names[name]: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     check_tensors(title, shapes, stored, unexpected)
-    fill_module(module, {name: stored[original] for name, original in names.items()}, dtype=dtype, device=device)
+    sources = {name: stored[original] for name, original in names.items()}
+    if packed is not None:
+        _pack_blocks(module, sources, packed, dtype=dtype, device=device)
+    fill_module(module, sources, dtype=dtype, device=device)
+
+
+def _pack_blocks(
+    decoder: nn.Module, sources: dict[str, StoredTensor], kind: str, *, dtype: torch.dtype, device: Device
+) -> None:
+    """Put packed layers in the places of a decoder's linear layers, one weight at a time; take these from `sources`."""
+    for name, layer in [*decoder.named_modules()]:
+        if isinstance(layer, nn.Linear) and name.startswith("layers."):
+            weight = sources.pop(f"{name}.weight").read(dtype=dtype, device=device)
+            decoder.set_submodule(name, FrozenLinear(weight, layer.bias, kind))
 
 
 def load_null_condition(checkpoint: Checkpoint, *, dtype: torch.dtype, device: Device) -> Tensor:

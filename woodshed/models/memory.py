@@ -15,6 +15,7 @@ import torch
 
 from woodshed.models.config import ModelConfig
 from woodshed.models.decoder import build_decoder
+from woodshed.models.frozen import BITS
 from woodshed.settings.schema import OptimizerType
 
 GIB = 2**30
@@ -91,6 +92,7 @@ def estimate_memory(
     recomputed: float,
     is_compiled: bool,
     is_cuda: bool,
+    packed: str | None = None,
 ) -> MemoryEstimate:
     """Add up what a training step holds.
 
@@ -104,10 +106,11 @@ def estimate_memory(
         recomputed: share of the blocks that are computed again in the backward pass, 0 to 1.
         is_compiled: whether the compiler makes the blocks' kernels, which keep less.
         is_cuda: a CUDA context needs room of its own.
+        packed: how the linear layers of the blocks are held in fewer bits; None for not so.
     """
     tokens = math.ceil(frames / config.patch_size) * batch_size
     return MemoryEstimate(
-        frozen=count_decoder(config) * dtype.itemsize,
+        frozen=frozen_bytes(config, dtype, packed),
         adapter=trained.count * 4,
         gradients=trained.count * 4,
         optimizer=optimizer_bytes(optimizer_type, trained.shapes),
@@ -122,6 +125,17 @@ def count_decoder(config: ModelConfig) -> int:
     """Return how many numbers the frozen decoder holds."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_decoder(config).parameters())
+
+
+def frozen_bytes(config: ModelConfig, dtype: torch.dtype, packed: str | None) -> int:
+    """Return what the frozen decoder takes, and the largest weight that is unpacked while it is computed with."""
+    whole = count_decoder(config) * dtype.itemsize
+    if packed is None:
+        return whole
+    with torch.device("meta"):
+        layers = build_decoder(config).layers
+    sizes = [module.weight.numel() for module in layers.modules() if isinstance(module, torch.nn.Linear)]
+    return round(whole - sum(sizes) * (dtype.itemsize - BITS[packed] / 8) + max(sizes) * dtype.itemsize)
 
 
 def optimizer_bytes(optimizer_type: OptimizerType, shapes: Sequence[tuple[int, ...]]) -> int:

@@ -31,6 +31,7 @@ from woodshed.adapters.files import look_back, verify_saved
 from woodshed.errors import UserError
 from woodshed.settings.schema import TrainSettings
 from woodshed.storage import drop_folder, save_tensors, whole_folder, write_text
+from woodshed.training.optimizers import restore_state
 from woodshed.training.resume_point import Position, ResumePoint
 
 FORMAT = 2
@@ -266,7 +267,7 @@ def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimiz
     resume = point.folder / "resume"
     try:
         adapter.load_parameters(safetensors.torch.load_file(resume / "parameters.safetensors"))
-        optimizer.load_state_dict(torch.load(resume / "optimizer.pt", weights_only=True))
+        restore_state(optimizer, torch.load(resume / "optimizer.pt", map_location="cpu", weights_only=True))
     except (OSError, SafetensorError, pickle.UnpicklingError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{point.folder} cannot be resumed: {reason} Resume from an older checkpoint.") from error

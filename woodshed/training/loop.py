@@ -24,6 +24,7 @@ from woodshed.storage import clear_leftovers, write_text
 from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer, unwritable_run
+from woodshed.training.choices import choices_made, describe_device, precision_name
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.micro_step import Songs
 from woodshed.training.non_finite import refuse_non_finite
@@ -31,7 +32,7 @@ from woodshed.training.optimizers import effective_learning_rate, set_learning_r
 from woodshed.training.out_of_memory import let_go, out_of_memory_advice
 from woodshed.training.preflight import check
 from woodshed.training.resume_point import Position
-from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
+from woodshed.training.run import Run, load_run
 from woodshed.training.schedules import learning_rate_factor
 from woodshed.training.team import DifferError, Part, Team, own_place, sharing
 from woodshed.training.time_limit import TimeLimit
@@ -73,16 +74,12 @@ def take_step(
     losses, frames = run.team.add_up(run.parameters, torch.cat(own), own_frames, part)
     run.scaler.unscale_(run.optimizer)
     module_norms = _module_grad_norms(run) if with_module_norms else None
-    grad_norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm or math.inf)
+    grad_norm = run.update.clip()
     *loss_values, norm = torch.cat([losses, grad_norm[None]]).tolist()  # the only wait for the device in a step
     refuse_non_finite(run, names, part, loss_values, norm)
-    scale = run.scaler.get_scale()
     set_learning_rate(run.optimizer, learning_rate(run, run.position.step))
     rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=not run.engine.keeps_gradients)
-    was_skipped = run.scaler.get_scale() < scale
+    was_skipped = run.update.apply()
     return StepResult(loss_values, frames, norm, rate, was_skipped, module_norms)
 
 

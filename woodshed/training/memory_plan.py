@@ -8,11 +8,12 @@ import torch
 
 from woodshed.adapters.adapter import bias_shapes
 from woodshed.adapters.targets import Shapes
-from woodshed.data.crops import crop, crop_frames
+from woodshed.data.crops import FRAMES_PER_SECOND, crop, crop_frames
 from woodshed.data.dataset import Sample, SongDataset
 from woodshed.models.blocks import RECOMPUTED, recomputed_share
 from woodshed.models.config import ModelConfig
 from woodshed.models.decoder import build_decoder
+from woodshed.models.frozen import has_nf4
 from woodshed.models.memory import GIB, MemoryEstimate, Trained, estimate_memory
 from woodshed.settings.schema import BiasMode, TrainSettings
 from woodshed.training.techniques import Techniques
@@ -21,6 +22,8 @@ MARGIN = 0.8
 """What part of the free memory a plan may take: the estimate may be off by a fifth."""
 FOR_SAMPLES = 4 * GIB
 """What samples between the epochs need beside the training. Source: ours, 3.0 to 7.2 GiB with the decoder."""
+CROPS = (240, 180, 120, 90, 60, 45, 30)
+"""Seconds of music that are tried where longer songs do not fit."""
 COUNTED = ("lora", "lokr")
 """The families whose activations are known from measurements."""
 
@@ -88,31 +91,61 @@ def plan_memory(
         recomputed=recomputed_share(techniques.recompute),
         is_compiled=techniques.compile,
         is_cuda=is_cuda,
+        packed=techniques.packed,
     )
 
 
-def fit_recompute(
-    settings: TrainSettings, techniques: Techniques, free: int, plan: Callable[[Techniques], MemoryEstimate]
+def fit(
+    settings: TrainSettings,
+    techniques: Techniques,
+    dtype: torch.dtype,
+    *,
+    free: int,
+    frames: int,
+    plan: Callable[[Techniques, int], MemoryEstimate],
 ) -> tuple[Techniques, list[str]]:
-    """Compute as little again as the free memory allows, where the user leaves that open.
+    """Choose what the user leaves open so that a step fits: how much is computed again, and the base's precision.
+
+    As little is computed again as fits; the base is held in fewer bits only where computing everything again is not
+    enough.
 
     Args:
         settings: of the run.
-        techniques: with everything computed again, as `auto` begins.
+        techniques: as `choose_techniques` found them.
+        dtype: of the computation; in float32 nothing is rounded that nobody asked for.
         free: bytes on the device.
-        plan: from techniques to what a step takes with them.
+        frames: latent frames of the longest song.
+        plan: from techniques and such a length to what a step takes.
 
     Returns:
-        The techniques, and a line that says what was chosen and why.
+        The techniques, and a line for what was chosen and why; another where even that may not fit.
     """
-    is_open = settings.recompute == "auto" and settings.gradient_checkpointing
-    if not is_open or settings.adapter_type not in COUNTED:
+    if settings.adapter_type not in COUNTED:
         return techniques, []
     room = MARGIN * free - (FOR_SAMPLES if settings.sample_every_n_epochs else 0)
-    for dial in RECOMPUTED:
-        fitted = replace(techniques, recompute=dial)
-        need = plan(fitted).total
-        if need <= room or dial == "all":
-            break
-    said = f"recompute: auto -> {fitted.recompute} (about {need / GIB:.1f} of {free / GIB:.1f} GiB that are free)"
-    return fitted, [said]
+    dials = list(RECOMPUTED) if settings.recompute == "auto" and settings.gradient_checkpointing else []
+    fewer = ["int8", "nf4"] if settings.base_precision == "auto" and dtype != torch.float32 else []
+    ways = [
+        replace(techniques, recompute=dial, packed=packed)
+        for packed in (techniques.packed, *(kind for kind in fewer if kind != "nf4" or has_nf4()))
+        for dial in dials or [techniques.recompute]
+    ]
+    fitted = next((way for way in ways if plan(way, frames).total <= room), ways[-1])
+    need = plan(fitted, frames).total
+    chosen = [f"recompute: auto -> {fitted.recompute}"] if dials else []
+    chosen += [f"base_precision: auto -> {fitted.packed}"] if fitted.packed != techniques.packed else []
+    said = [f"{', '.join(chosen)} (about {need / GIB:.1f} of {free / GIB:.1f} GiB that are free)"] if chosen else []
+    return fitted, said + _too_much(need, room, frames, lambda length: plan(fitted, length).total)
+
+
+def _too_much(need: int, room: float, frames: int, need_of: Callable[[int], int]) -> list[str]:
+    """Say what would fit where nothing else does."""
+    if need <= room:
+        return []
+    seconds = next((length for length in CROPS if need_of(length * FRAMES_PER_SECOND) <= room), None)
+    is_help = seconds is not None and seconds * FRAMES_PER_SECOND < frames
+    advice = f"--crop-seconds {seconds} would fit" if is_help else "a smaller rank or another card may help"
+    return [
+        f"A step needs about {need / GIB:.1f} GiB, more than the {max(room, 0) / GIB:.1f} GiB that can be planned with "
+        f"here: {advice}."
+    ]

@@ -45,6 +45,7 @@ def build_optimizer(
     weight_decay: float,
     warmup_steps: int,
     undecayed: Iterable[Parameter] = (),
+    captured_on: torch.device | None = None,
 ) -> torch.optim.Optimizer:
     """Build an optimizer over float32 parameters.
 
@@ -56,6 +57,7 @@ def build_optimizer(
         warmup_steps: optimizer steps in which the rate rises; prodigy guards its estimate against them.
         undecayed: those of `parameters` that must not shrink towards zero, because zero is not where they start: the
             base model's biases, the norms of a weight decomposition (`Adapter.undecayed`).
+        captured_on: the device whose graphs will hold the step, see `update`; for `can_be_captured` only.
 
     Raises:
         UserError: when its package is missing.
@@ -64,7 +66,10 @@ def build_optimizer(
     groups = _group_by_decay(list(parameters), {id(parameter) for parameter in undecayed}, weight_decay)
     match optimizer_type:
         case "adamw":
-            return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+            if captured_on is None:
+                return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+            rate = torch.tensor(learning_rate, device=captured_on)
+            return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
         case "adamw8bit":
             return _adamw8bit(groups, learning_rate)
         case "adafactor":
@@ -119,10 +124,31 @@ def _prodigy(groups: ParameterGroups, learning_rate: float, *, is_warming_up: bo
     return optimizer
 
 
+def can_be_captured(optimizer_type: OptimizerType) -> bool:
+    """Tell whether an optimizer's step does the same whatever it meets, so that a CUDA graph can hold it."""
+    return optimizer_type == "adamw"
+
+
+def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load what `state_dict()` gave on whatever machine, and keep how this one computes.
+
+    Raises:
+        ValueError: when it is the state of other parameters.
+    """
+    names = ("lr", "capturable")
+    own = [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update(kept.items())
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Let the next step use this rate."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(learning_rate)  # a captured step reads it from where it is
+        else:
+            group["lr"] = learning_rate
 
 
 def effective_learning_rate(optimizer: torch.optim.Optimizer) -> float:

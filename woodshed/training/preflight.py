@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -21,14 +20,15 @@ from woodshed.models.blocks import RECOMPUTED
 from woodshed.models.checkpoints import Checkpoint, choose_model, find_checkpoints, fingerprint
 from woodshed.models.config import ModelConfig
 from woodshed.models.devices import resolve_device, resolve_precision
-from woodshed.models.memory import Trained
+from woodshed.models.frozen import BITS
+from woodshed.models.memory import MemoryEstimate, Trained
 from woodshed.sampling.preview import PreviewPlan, plan_preview
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import find_resume_point
 from woodshed.training.from_estimate import estimate_notices
 from woodshed.training.holdout import Split, split_songs
-from woodshed.training.memory_plan import fit_recompute, longest_song, plan_memory, trained_by
+from woodshed.training.memory_plan import fit, longest_song, plan_memory, trained_by
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.resume_point import Position, ResumePoint
 from woodshed.training.team import own_device, own_place, refuse_too_many
@@ -129,9 +129,10 @@ def check(settings: TrainSettings) -> Preflight:
         with collecting(problems):
             if settings.init_from is not None and resume is None and checkpoint is not None:
                 start_notices += check_start(read_adapter(settings.init_from), targets, settings)
-    if device is not None and dtype is not None and songs is not None:
+    if device is not None and dtype is not None and songs is not None and checkpoint is not None:
         with collecting(problems):
-            techniques, chosen = choose_techniques(settings, device, dtype, _passes(settings, songs))
+            head_width = checkpoint.config.head_dim
+            techniques, chosen = choose_techniques(settings, device, dtype, _passes(settings, songs), head_width)
     if problems:
         raise UserError(*problems)
     assert device is not None
@@ -186,17 +187,23 @@ def _fit(
     dtype: torch.dtype,
     resume: ResumePoint | None,
 ) -> tuple[Techniques, list[str]]:
-    """Compute as little again as a card's free memory allows; a resumed run does as before, to the last bit."""
-    if resume is not None and all(
-        resume.settings.get(name) == getattr(settings, name) for name in ("recompute", "gradient_checkpointing")
-    ):
-        before = resume.techniques.get("recompute")
-        return replace(techniques, recompute=before if before in RECOMPUTED else techniques.recompute), []
+    """Use a card's free memory as well as it can be; a resumed run does as before, to the last bit."""
+    asked = ("recompute", "gradient_checkpointing", "base_precision")
+    if resume is not None and all(resume.settings.get(name) == getattr(settings, name) for name in asked):
+        before, packed = (resume.techniques.get(name) for name in ("recompute", "packed"))
+        return replace(
+            techniques,
+            recompute=before if before in RECOMPUTED else techniques.recompute,
+            packed=packed if packed in BITS else techniques.packed,
+        ), []
     if device.type != "cuda" or not torch.cuda.is_available():
         return techniques, []
     frames = len(longest_song(dataset, settings)[0].latents)
-    plan = partial(plan_memory, settings, config, trained, dtype=dtype, frames=frames, is_cuda=True)
-    return fit_recompute(settings, techniques, torch.cuda.mem_get_info(device)[0], plan)
+
+    def plan(these: Techniques, length: int) -> MemoryEstimate:
+        return plan_memory(settings, config, trained, these, dtype=dtype, frames=length, is_cuda=True)
+
+    return fit(settings, techniques, dtype, free=torch.cuda.mem_get_info(device)[0], frames=frames, plan=plan)
 
 
 def _passes(settings: TrainSettings, songs: Split) -> int:

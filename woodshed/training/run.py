@@ -26,11 +26,12 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
 from woodshed.training.engine import Engine
 from woodshed.training.micro_step import Model, Songs, inputs_of
-from woodshed.training.optimizers import build_optimizer
+from woodshed.training.optimizers import build_optimizer, can_be_captured
 from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed, draw_for_songs
 from woodshed.training.resume_point import Position
 from woodshed.training.team import Part, Place, Team, part_of
+from woodshed.training.update import Update
 
 
 @dataclass
@@ -61,13 +62,26 @@ class Run:
         return Engine(self.model, self.preflight.techniques)
 
     def forget_engine(self) -> None:
-        """Let the engine go, and with it the memory of its graphs; the next use makes another."""
-        self.__dict__.pop("engine", None)
+        """Let engine and update go, and with them the memory of their graphs."""
+        for name in ("engine", "update"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def model(self) -> Model:
         """What a micro-step computes with."""
         return Model(self.decoder, self.null_condition, self.parameters, self.device, self.preflight.dtype)
+
+    @cached_property
+    def update(self) -> Update:
+        """What brings gradients into the parameters."""
+        return Update(
+            self.optimizer,
+            self.scaler,
+            self.parameters,
+            max_norm=self.settings.max_grad_norm,
+            keeps_gradients=self.engine.keeps_gradients,
+            is_captured=_is_captured(self.preflight),
+        )
 
     @property
     def plan(self) -> Plan:
@@ -235,7 +249,9 @@ def load_run(preflight: Preflight, team: Team | None = None) -> Run:
         UserError: when the resumed checkpoint does not fit.
     """
     settings = preflight.settings
-    decoder = load_decoder(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
+    decoder = load_decoder(
+        preflight.checkpoint, dtype=preflight.dtype, device=preflight.device, packed=preflight.techniques.packed
+    )
     null_condition = load_null_condition(preflight.checkpoint, dtype=preflight.dtype, device=preflight.device)
     torch.manual_seed(derive_seed(settings.seed, "adapter"))
     adapter = attach_adapter(decoder, list(preflight.targets), settings)
@@ -250,6 +266,7 @@ def load_run(preflight: Preflight, team: Team | None = None) -> Run:
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_steps,
         undecayed=adapter.undecayed,
+        captured_on=preflight.device if _is_captured(preflight) else None,
     )
     scaler = torch.amp.GradScaler(preflight.device.type, enabled=preflight.dtype == torch.float16)
     position = Position()
@@ -278,6 +295,12 @@ def load_run(preflight: Preflight, team: Team | None = None) -> Run:
     )
 
 
+def _is_captured(preflight: Preflight) -> bool:
+    """Tell whether the optimizer's step will be in a CUDA graph; float16 decides at each step whether to take it."""
+    has_graphs = preflight.techniques.cuda_graphs and preflight.dtype != torch.float16
+    return has_graphs and can_be_captured(preflight.settings.optimizer_type)
+
+
 def _loader(preflight: Preflight, place: Place) -> BatchLoader:
     settings = preflight.settings
     return BatchLoader(
@@ -293,57 +316,3 @@ def _loader(preflight: Preflight, place: Place) -> BatchLoader:
         crop_seconds=settings.crop_seconds,
         deal=(place.rank, place.size, settings.gradient_accumulation),
     )
-
-
-def describe_device(device: torch.device) -> str:
-    """Return a device as people know it."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
-
-
-def precision_name(dtype: torch.dtype) -> str:
-    """Return a compute precision as the settings write it."""
-    return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype]
-
-
-def choices_made(preflight: Preflight, origins: Mapping[str, str]) -> list[str]:
-    """Return one line per choice that was made for the user, and one per choice of the user's that does nothing.
-
-    What a LoKr makes of its own settings is among the preflight's notices, whether the user changed them or not.
-    """
-    settings, idle = preflight.settings, preflight.inert
-    said = _autos(preflight)
-    said += [
-        f"{name}: {getattr(settings, name)} ({origin})"
-        for name, origin in origins.items()
-        if origin in rules.FOLLOWED and name not in idle
-    ]
-    chosen = [name for name, origin in origins.items() if origin not in ("default", "given", *rules.FOLLOWED)]
-    said += [
-        f"{name} has no effect: {idle[name]}."
-        for name in chosen
-        if name in idle
-        and getattr(settings, name) != default_of(name)
-        and not (settings.adapter_type == "lokr" and name.startswith("lokr_"))
-    ]
-    return said
-
-
-def _autos(preflight: Preflight) -> list[str]:
-    """Return what became of the settings that say auto."""
-    settings = preflight.settings
-    said = []
-    if settings.device == "auto":
-        said.append(f"device: auto -> {describe_device(preflight.device)}")
-    if settings.precision == "auto":
-        said.append(f"precision: auto -> {precision_name(preflight.dtype)} ({preflight.device.type})")
-    if settings.keep_in_memory == "auto":
-        idle = f"; {settings.num_workers} workers stay idle" if preflight.is_resident and settings.num_workers else ""
-        said.append(f"keep_in_memory: auto -> {'yes' if preflight.is_resident else 'no'}{idle}")
-    return said
-
-
-def default_of(name: str) -> Any:
-    """Return a training setting's declared default."""
-    return TrainSettings.model_fields[name].default

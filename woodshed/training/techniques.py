@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from woodshed.errors import UserError
+from woodshed.errors import UserError, collecting
+from woodshed.models.devices import DTYPES
+from woodshed.models.frozen import require_base_precision
 from woodshed.settings.schema import TrainSettings
 
 MIN_FLASH_CAPABILITY = (8, 0)
+NARROWEST_HEAD = 16  # numbers, below which FlexAttention makes no kernel
 WORTH_COMPILING = 200  # micro-steps; the compiler takes half a minute
 
 
@@ -21,6 +24,7 @@ class Techniques:
     cuda_graphs: bool
     attention: str  # a key of `engine.SIGHTS`
     recompute: str  # a key of `blocks.RECOMPUTED`
+    packed: str | None = None  # how the frozen base is held in fewer bits, a key of `frozen.BITS`
 
     def lesser(self, device: torch.device, dtype: torch.dtype) -> tuple["Techniques | None", str]:
         """Return techniques without the one that fails most often, None where none is left, and its name."""
@@ -35,7 +39,7 @@ class Techniques:
 
 
 def choose_techniques(
-    settings: TrainSettings, device: torch.device, dtype: torch.dtype, micro_steps: int
+    settings: TrainSettings, device: torch.device, dtype: torch.dtype, micro_steps: int, head_width: int
 ) -> tuple[Techniques, list[str]]:
     """Decide what `auto` means here.
 
@@ -44,6 +48,7 @@ def choose_techniques(
         device: where it computes.
         dtype: in which precision.
         micro_steps: how many the run takes.
+        head_width: of the model's attention.
 
     Returns:
         The techniques, and on CUDA, where there is something to choose, a line for each `auto`.
@@ -68,18 +73,24 @@ def choose_techniques(
     is_compiled = decide("compile", settings.compile, _why_not_compile(device), doubt)
     has_graphs = decide("cuda_graphs", settings.cuda_graphs, _why_not_graphs(settings, device))
     attention: str = settings.attention
-    possible = _possible_attention(device, dtype, is_compiled)
+    is_possible = is_compiled and head_width >= NARROWEST_HEAD
+    possible = _possible_attention(device, dtype, is_possible)
     if attention == "auto":
-        attention = _best_attention(device, dtype, is_compiled)
+        attention = _best_attention(device, dtype, is_possible)
         said.append(f"attention: auto -> {attention}")
     elif possible[attention]:
         problems.append(f"--attention {attention} cannot work here: {possible[attention]}. Leave it at auto.")
+    with collecting(problems):
+        require_base_precision(settings.base_precision)
     if problems:
         raise UserError(*problems)
+    is_packed = settings.base_precision != "auto" and DTYPES.get(settings.base_precision) != dtype
+    packed = settings.base_precision if is_packed else None
     recompute = settings.recompute
     if recompute == "auto":
         recompute = "all" if settings.gradient_checkpointing else "none"
-    return Techniques(is_compiled, has_graphs, attention, recompute), said if device.type == "cuda" else []
+    found = Techniques(is_compiled, has_graphs, attention, recompute, packed)
+    return found, said if device.type == "cuda" else []
 
 
 def _why_not_compile(device: torch.device) -> str | None:
@@ -107,7 +118,9 @@ def _best_attention(device: torch.device, dtype: torch.dtype, is_compiled: bool)
 def _possible_attention(device: torch.device, dtype: torch.dtype, is_compiled: bool) -> dict[str, str | None]:
     """Return why each kind of attention cannot work, the best first."""
     return {
-        "compiled": None if is_compiled and device.type == "cuda" else "it needs --compile on CUDA",
+        "compiled": None
+        if is_compiled and device.type == "cuda"
+        else "it needs --compile on CUDA, and heads not narrower than 16",
         "flash": _why_not_flash(device, dtype),
         "blocks": None,
     }
