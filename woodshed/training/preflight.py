@@ -148,8 +148,7 @@ def check(settings: TrainSettings) -> Preflight:
     is_resident = _stays_in_memory(settings, dataset)
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
     notices = (*dataset.notices, *songs.notices, *(preview.notices if preview else ()), *rules.remarks(settings))
-    notices += (*(_lokr_notices(lokr) if lokr else ()), *start_notices, *chosen, *fitted)
-    notices += tuple(_plan_notices(settings, plan, resume))
+    notices += (*_lokr_notices(lokr), *start_notices, *chosen, *fitted, *_plan_notices(settings, plan, resume))
     return Preflight(
         settings=settings,
         checkpoint=checkpoint,
@@ -284,8 +283,10 @@ def _inert(
     return reasons
 
 
-def _lokr_notices(lokr: LokrDescription) -> list[str]:
+def _lokr_notices(lokr: LokrDescription | None) -> list[str]:
     """Say what a LoKr comes to on these layers, and which of its settings do nothing there."""
+    if lokr is None:
+        return []
     idle = [f"{name} has no effect: {reason}." for name, reason in lokr.inert.items()]
     return [f"LoKr: {'; '.join(lokr.lines())}.", *idle]
 
