@@ -108,6 +108,9 @@ def main() -> None:
 
     run("one", 1)
     run("two", 2, "--validation-share", "0")
+    uneven = ("--gradient-accumulation", "3")  # two steps an epoch: of three batches, and of one
+    run("one, uneven", 1, *uneven)
+    run("two, uneven", 2, *uneven)
     run("measured", 2, "--validation-share", "0.3", "--validate-every-n-epochs", "1", "--save-every", "1")
     for name, counts in {"two to one": (2, 1), "one to two": (1, 2)}.items():
         run(name, counts[0], "--max-time", "0.000001")  # one step

@@ -12,7 +12,8 @@ import torch
 from woodshed.errors import UserError
 from woodshed.training import loop, micro_step
 from woodshed.training.events import EpochDone, Finished, Notice, Saved, Started, StepDone
-from woodshed.training.loop import NonFiniteLossError, take_step, train
+from woodshed.training.loop import take_step, train
+from woodshed.training.non_finite import NonFiniteLossError
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 

@@ -5,8 +5,9 @@ import pytest
 from woodshed.settings.files import preset_layer
 from woodshed.settings.resolve import Layer, resolve
 from woodshed.settings.schema import TrainSettings
+from woodshed.training.choices import choices_made
 from woodshed.training.preflight import check
-from woodshed.training.run import choices_made, load_run
+from woodshed.training.run import load_run
 
 
 @pytest.fixture

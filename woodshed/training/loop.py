@@ -15,7 +15,7 @@ import torch
 
 from woodshed.adapters.files import save_adapter
 from woodshed.data.crops import FRAMES_PER_SECOND
-from woodshed.errors import ElsewhereError, UserError
+from woodshed.errors import UserError
 from woodshed.models.devices import repeatable
 from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
@@ -24,22 +24,18 @@ from woodshed.storage import clear_leftovers, write_text
 from woodshed.training.ahead import read_ahead
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer, unwritable_run
+from woodshed.training.choices import choices_made, describe_device, precision_name
 from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, Started, StepDone
 from woodshed.training.micro_step import Songs
+from woodshed.training.non_finite import refuse_non_finite
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
 from woodshed.training.out_of_memory import let_go, out_of_memory_advice
 from woodshed.training.preflight import check
 from woodshed.training.resume_point import Position
-from woodshed.training.run import Run, choices_made, describe_device, load_run, precision_name
+from woodshed.training.run import Run, load_run
 from woodshed.training.schedules import learning_rate_factor
 from woodshed.training.team import DifferError, Part, Team, own_place, sharing
 from woodshed.training.time_limit import TimeLimit
-
-SMALLEST_LOSS_SCALE = 1.0  # below it, float16 gradients overflow although nothing is scaled up any more
-
-
-class NonFiniteLossError(UserError):
-    """The loss or its gradient is no number any more; the adapter still holds the last good step."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def take_step(
     module_norms = _module_grad_norms(run) if with_module_norms else None
     grad_norm = run.update.clip()
     *loss_values, norm = torch.cat([losses, grad_norm[None]]).tolist()  # the only wait for the device in a step
-    _refuse_non_finite(run, names, part, loss_values, norm)
+    refuse_non_finite(run, names, part, loss_values, norm)
     set_learning_rate(run.optimizer, learning_rate(run, run.position.step))
     rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
     was_skipped = run.update.apply()
@@ -96,29 +92,6 @@ def learning_rate(run: Run, step: int) -> float:
         warmup_steps=settings.warmup_steps,
         total_steps=run.plan.total_steps,
     )
-
-
-def _refuse_non_finite(run: Run, own_names: Sequence[str], part: Part, losses: list[float], norm: float) -> None:
-    """Stop when the loss is no number, before the adapter is touched; float16 may overflow and is rescaled first."""
-    is_float16 = run.scaler.is_enabled()
-    if is_float16 and run.scaler.get_scale() > SMALLEST_LOSS_SCALE:
-        return
-    if all(map(math.isfinite, (*losses, norm))):
-        return
-    names = run.team.gather_names(part, own_names)
-    bad = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
-    what = f"The loss of {', '.join(bad)}" if bad else f"The gradient of {', '.join(names)}"
-    said = f"{what} is not a finite number in step {run.position.step + 1}."
-    kind = NonFiniteLossError if run.team.leads else ElsewhereError
-    raise kind(f"{said} {_finite_loss_advice(run.preflight.dtype)}")
-
-
-def _finite_loss_advice(dtype: torch.dtype) -> str:
-    """Return what to try against a loss that is no number in this precision."""
-    if dtype == torch.float16:
-        return "float16 is too narrow here: use --precision bf16, or fp32."
-    wider = "" if dtype == torch.float32 else ", or use --precision fp32"
-    return f"Lower --learning-rate. If it came in the first steps, encode that song again{wider}."
 
 
 def _module_grad_norms(run: Run) -> dict[str, float]:

@@ -10,9 +10,9 @@ import torch
 from woodshed.adapters.families import count_parameters
 from woodshed.models.memory import GIB, device_memory
 from woodshed.settings.schema import TrainSettings
+from woodshed.training.choices import describe_device
 from woodshed.training.memory_plan import longest_song, plan_memory, trained_by
 from woodshed.training.preflight import Preflight
-from woodshed.training.run import describe_device
 from woodshed.training.techniques import Techniques
 
 SHORT = 60.0  # seconds of music that are enough to learn a style from

@@ -151,8 +151,8 @@ def check(settings: TrainSettings) -> Preflight:
     is_resident = _stays_in_memory(settings, dataset)
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
     notices = (*dataset.notices, *songs.notices, *(preview.notices if preview else ()), *rules.remarks(settings))
-    notices += (*(_lokr_notices(lokr) if lokr else ()), *start_notices, *chosen, *fitted)
-    notices += (*_plan_notices(settings, plan, resume), *check_readiness(settings, device, trained, plan.epochs_left))
+    notices += (*_lokr_notices(lokr), *start_notices, *chosen, *fitted, *_plan_notices(settings, plan, resume))
+    notices += tuple(check_readiness(settings, device, trained, plan.epochs_left))
     return Preflight(
         settings=settings,
         checkpoint=checkpoint,
@@ -287,8 +287,10 @@ def _inert(
     return reasons
 
 
-def _lokr_notices(lokr: LokrDescription) -> list[str]:
+def _lokr_notices(lokr: LokrDescription | None) -> list[str]:
     """Say what a LoKr comes to on these layers, and which of its settings do nothing there."""
+    if lokr is None:
+        return []
     idle = [f"{name} has no effect: {reason}." for name, reason in lokr.inert.items()]
     return [f"LoKr: {'; '.join(lokr.lines())}.", *idle]
 

@@ -12,9 +12,9 @@ from woodshed.models.blocks import recomputed_share
 from woodshed.models.memory import MemoryEstimate, device_memory
 from woodshed.settings.declare import Settings
 from woodshed.settings.schema import PreprocessSettings, TrainSettings
+from woodshed.training.choices import describe_device
 from woodshed.training.memory_plan import longest_song, plan_memory, trained_by
 from woodshed.training.preflight import Preflight, check
-from woodshed.training.run import describe_device
 from woodshed.wizard.pace import about, matrix_speed, song_seconds, step_work
 
 Row = tuple[str, str, str]

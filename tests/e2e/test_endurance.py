@@ -1,0 +1,34 @@
+"""A day in small: ten thousand steps with samples, validation and saving, and nothing grows that should not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("enduring.py")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory_handles_and_files_stay_as_they_are(tmp_path, world, checkpoint_root):
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(checkpoint_root), str(tmp_path), "10000"],
+        capture_output=True,
+        encoding="utf-8",
+        env=world.environment,
+        timeout=3000,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert (said["steps"], said["leftovers"]) == (10_000, [])
+    warm, late = said["looks"][5:10], said["looks"][-5:]
+    for what, room in (("memory", 1.05), ("handles", 1), ("threads", 1)):
+        assert max(look[what] for look in late) <= room * max(look[what] for look in warm), what
+    assert {look["checkpoints"] for look in late} == {2}
+    new_files = late[-1]["files"] - late[0]["files"]
+    assert new_files <= 8, "beside samples nothing is added"
+    first, last = said["looks"][0], said["looks"][-1]
+    assert last["journal"] / last["step"] == pytest.approx(first["journal"] / first["step"], rel=0.1)
