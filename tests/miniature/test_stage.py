@@ -53,3 +53,23 @@ def test_the_log_is_lines_of_json(tmp_path, capsys):
     (line,) = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line) == {"stage": "base", "seconds": json.loads(line)["seconds"], "step": 3, "loss": 0.12346}
     assert "0.12346" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+def test_a_gpu_replays_what_it_would_compute_kernel_by_kernel(monkeypatch):
+    def losses(eager_steps):
+        monkeypatch.setattr(stage, "EAGER_STEPS", eager_steps)
+        torch.manual_seed(0)
+        layer, inputs = torch.nn.Linear(8, 8).cuda(), torch.zeros(16, 8, device="cuda")
+        generator = torch.Generator("cuda").manual_seed(0)
+        trainer = Trainer(
+            lambda: (layer(inputs) - 1).square().mean(), [*layer.parameters()], layer, peak=0.1, weight_decay=0.0
+        )
+        found = []
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for number in range(12):
+                inputs.normal_(generator=generator)
+                found.append(trainer.step(number, number / 12).item())
+        return found
+
+    assert losses(eager_steps=3) == losses(eager_steps=99)
