@@ -59,7 +59,7 @@ class Budget:
     """How many songs are composed, and how long each stage trains on how many at a time."""
 
     songs: int = 24_000
-    base_steps: int = 20_000
+    base_steps: int = 12_000
     base_batch: int = 128
-    turbo_steps: int = 5_000
+    turbo_steps: int = 4_500
     turbo_batch: int = 128
