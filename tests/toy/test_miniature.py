@@ -60,13 +60,13 @@ def test_silence_is_what_the_vae_makes_of_silence():
 
 @pytest.mark.parametrize(
     ("model", "playing"),
-    [("acestep-v15-base", Playing(steps=10, guidance=3.0)), ("acestep-v15-turbo", Playing())],
+    [("acestep-v15-base", Playing(steps=8, guidance=3.0)), ("acestep-v15-turbo", Playing())],
     ids=["base", "turbo"],
 )
 def test_the_instrument_and_the_tempo_are_those_that_are_asked_for(model, playing):
-    pieces = asked_pieces(14)
+    pieces = asked_pieces(7)
     sounds = Listener(WORLD, torch.device("cpu")).play(model, pieces, playing)
     names = hear_instrument(sounds)
-    assert sum(name == piece.instrument for name, piece in zip(names, pieces, strict=True)) >= 12
+    assert sum(name == piece.instrument for name, piece in zip(names, pieces, strict=True)) >= 6
     tempos = [tempo_ear().name(sound) for sound in sounds]
-    assert sum(tempo == str(piece.bpm) for tempo, piece in zip(tempos, pieces, strict=True)) >= 10
+    assert sum(tempo == str(piece.bpm) for tempo, piece in zip(tempos, pieces, strict=True)) >= 5
