@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## teach the built-in model an instrument, on a CPU: songs, tensors, training, adapter, sound
 	$(BIN)/woodshed demo woodshed-demo
 
-# On a GPU about four minutes. With less, try MINIATURE="--songs 64 --base-steps 80 --base-batch 4 --turbo-steps 80 --turbo-batch 4".
+# About four minutes on a GPU. To try it: MINIATURE="--songs 64 --base-steps 4 --turbo-steps 4" FIGURES="--count 2 --ways turbo".
 miniature: $(READY) ## train the built-in model anew, install it into the package, draw its losses and measure it
 	$(BIN)/python -m miniature --output build/miniature $(MINIATURE)
 	$(BIN)/python -m miniature.install build/miniature
