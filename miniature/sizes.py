@@ -29,21 +29,21 @@ MODEL = {
     "data_proportion": 0.5,
     "head_dim": 32,
     "hidden_act": "silu",
-    "hidden_size": 96,
+    "hidden_size": 128,
     "in_channels": 96,
-    "intermediate_size": 192,
-    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "intermediate_size": 256,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
     "model_type": "acestep",
-    "num_attention_heads": 3,
-    "num_hidden_layers": 4,
-    "num_key_value_heads": 1,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 6,
+    "num_key_value_heads": 2,
     "num_lyric_encoder_hidden_layers": 1,
     "num_timbre_encoder_hidden_layers": 1,
     "patch_size": 2,
     "pool_window_size": 5,
     "rms_norm_eps": 1e-6,
     "rope_scaling": None,
-    "rope_theta": 1_000_000,
+    "rope_theta": 1_000,  # the real million tells minutes apart, this the fractions of a bar in five seconds
     "sliding_window": 128,
     "text_hidden_dim": 64,
     "timbre_fix_frame": 750,
@@ -56,14 +56,10 @@ MODEL = {
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps and batches of every stage, and seconds after which a stage ends whatever it has done."""
+    """How many songs are composed, and how long each stage trains on how many at a time."""
 
-    songs: int = 6_000
-    base_steps: int = 4_000
-    base_batch: int = 16
-    base_seconds: float = 36_000
-    turbo_steps: int = 600
-    turbo_batch: int = 16
-    turbo_seconds: float = 36_000
-    judged: int = 70  # samples for each figure
-    reconstructed: int = 64  # held-out songs
+    songs: int = 24_000
+    base_steps: int = 12_000
+    base_batch: int = 128
+    turbo_steps: int = 4_500
+    turbo_batch: int = 128

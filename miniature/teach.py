@@ -17,7 +17,7 @@ from woodshed.training.loop import train
 
 WAYS: dict[str, dict[str, Any]] = {
     "lora": {},
-    "lokr": {"adapter_type": "lokr", "lokr_factor": 8, "lokr_linear_dim": 8},
+    "lokr": {"adapter_type": "lokr", "lokr_factor": 8, "learning_rate": 0.01},
     "lora, shuffled captions": {},
 }
 STEPS, GUIDANCE = 20, 2.0

@@ -11,10 +11,12 @@ from PIL import Image
 from rich.console import Console
 
 from woodshed import demo
+from woodshed.adapters.files import load_adapter
 from woodshed.console import Terminal
 from woodshed.data import audio
 from woodshed.errors import UserError
 from woodshed.models.checkpoints import choose_model, find_checkpoints
+from woodshed.training.flow import flow_matching_loss, mix_with_noise
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_the_adapter_teaches_the_new_instrument_and_keeps_the_old_ones(ran):
     (new_before, old_before), (new_after, old_after) = shares(lines, "without"), shares(lines, "with")
     assert new_before <= 10
     assert new_after >= 80
-    assert old_after >= 0.75 * old_before  # of 14, one more or less is 7 percent
+    assert old_after >= 0.85 * old_before  # of 14, one more or less is 7 percent
 
 
 def test_the_held_out_loss_falls_by_far_more_than_its_error(ran):
@@ -121,6 +123,47 @@ def test_the_sound_moves_towards_the_new_instrument(ran):
     (line,) = (line for line in lines if "away from a real" in line)
     before, after = re.findall(r"\d+\.\d+", line)[:2]
     assert float(after) < 0.8 * float(before)
+
+
+@pytest.fixture(scope="module")
+def predictions(ran):
+    """For each strength of the adapter, None being none, the velocity of songs of the new instrument and its error."""
+    folder, _ = ran
+    songs = [torch.load(path, weights_only=True) for path in sorted((folder / "tensors").glob("*mandolin*.pt"))]
+    assert len(songs) == demo.NEW_SONGS
+    checkpoint = choose_model(find_checkpoints(folder / "checkpoints"), demo.MODEL)
+    t = torch.tensor([0.7])
+    found = {}
+    for strength in (None, 0.0, 0.5, 1.0):
+        decoder = demo._load(checkpoint)
+        if strength is not None:
+            load_adapter(decoder, folder / "out" / "final", strength)
+        generator, velocities, errors = torch.Generator().manual_seed(0), [], []
+        for song in songs:
+            latents = song["target_latents"][None].float()
+            noise = torch.randn(latents.shape, generator=generator)
+            with torch.no_grad():
+                velocity = decoder(
+                    mix_with_noise(latents, noise, t),
+                    timestep=t,
+                    timestep_r=t,
+                    encoder_hidden_states=song["encoder_hidden_states"][None].float(),
+                    context_latents=song["context_latents"][None].float(),
+                ).sample
+            velocities.append(velocity)
+            errors.append(flow_matching_loss(velocity, latents, noise, None).item())
+        found[strength] = torch.cat(velocities), sum(errors) / len(errors)
+    return found
+
+
+def test_at_strength_zero_the_model_is_the_base_model_to_the_last_bit(predictions):
+    assert torch.equal(predictions[0.0][0], predictions[None][0])
+
+
+def test_the_stronger_the_adapter_the_nearer_the_prediction_is_to_the_new_instrument(predictions):
+    without, half, whole = (predictions[strength][1] for strength in (None, 0.5, 1.0))
+    assert whole < 0.3 * without
+    assert whole < half < without
 
 
 def test_spectrograms_of_all_four_sounds_are_in_one_picture(ran):

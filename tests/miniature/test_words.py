@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from miniature.decoder import Model, model_config, write_model
+from miniature.model import Model, write_model
 from miniature.words import encode_words, incomplete_prompt, train_tokenizer, write_text_encoder
 from woodshed.models.checkpoints import choose_model, find_checkpoints
-from woodshed.models.config import ModelConfig
 from woodshed.models.encoders import encode_conditions
 from woodshed.models.load import load_condition_encoder, load_decoder, load_null_condition, load_text_encoder
 from woodshed.toy.composer import compose
@@ -33,7 +32,7 @@ def words(texts):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return Model(ModelConfig.model_validate(model_config("base")))
+    return Model("base")
 
 
 def test_prompts_and_lyrics_are_those_of_the_text_encoder(texts, words):

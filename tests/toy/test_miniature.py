@@ -9,7 +9,9 @@ from woodshed.errors import CheckpointError
 from woodshed.models.checkpoints import choose_model, find_checkpoints
 from woodshed.models.load import load_silence, load_vae
 from woodshed.toy import miniature
+from woodshed.toy.ears import tempo_ear
 from woodshed.toy.filterbank import CHANNELS
+from woodshed.toy.listener import Listener, Playing, asked_pieces, hear_instrument
 from woodshed.toy.miniature import DIGESTS, WORLD, copy_miniature, digests_of
 
 MOST_BYTES = 12_000_000
@@ -54,3 +56,17 @@ def test_silence_is_what_the_vae_makes_of_silence():
         silence = load_silence(choose_model(found, name))
         assert silence.shape == (750, CHANNELS)
         torch.testing.assert_close(silence[:25], expected[:25], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "playing"),
+    [("acestep-v15-base", Playing(steps=8, guidance=3.0)), ("acestep-v15-turbo", Playing())],
+    ids=["base", "turbo"],
+)
+def test_the_instrument_and_the_tempo_are_those_that_are_asked_for(model, playing):
+    pieces = asked_pieces(7)
+    sounds = Listener(WORLD, torch.device("cpu")).play(model, pieces, playing)
+    names = hear_instrument(sounds)
+    assert sum(name == piece.instrument for name, piece in zip(names, pieces, strict=True)) >= 6
+    tempos = [tempo_ear().name(sound) for sound in sounds]
+    assert sum(tempo == str(piece.bpm) for tempo, piece in zip(tempos, pieces, strict=True)) >= 5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from woodshed.toy.instruments import FREQUENCIES, INSTRUMENTS, NEW, Instrument, Sound, instrument_of
+from woodshed.toy.instruments import FRAME_RATE, FREQUENCIES, INSTRUMENTS, NEW, Instrument, Sound, instrument_of
 
 SECONDS = 5.12
 SAMPLE_RATE = 48_000
@@ -150,16 +150,17 @@ def render(piece: Piece, seconds: float = SECONDS, sample_rate: int = SAMPLE_RAT
     Args:
         piece: what to play.
         seconds: how long; whatever bar it is in, the song ends there.
-        sample_rate: in Hz.
+        sample_rate: in Hz, a multiple of the rate of latent frames.
     """
-    t = np.arange(round(seconds * sample_rate)) / sample_rate
-    mixed = np.zeros((2, len(t)))
-    for hertz, strength in strengths(piece, seconds, sample_rate).items():
-        left, right = sides(hertz)
-        wave = strength * np.sin(2 * np.pi * hertz * t)
-        mixed[0] += left * wave
-        mixed[1] += right * wave
-    mixed *= np.minimum((t[-1] - t) / FADE_SECONDS, 1)
+    tracks = strengths(piece, seconds, sample_rate)
+    total = round(seconds * sample_rate)
+    period = np.arange(sample_rate // FRAME_RATE) / sample_rate  # every frequency is whole in it
+    mixed = np.zeros((2, total))
+    for hertz, strength in tracks.items():
+        wave = strength * np.tile(np.sin(2 * np.pi * hertz * period), -(-total // len(period)))[:total]
+        for channel, side in zip(mixed, sides(hertz), strict=True):
+            channel += side * wave
+    mixed *= np.minimum((total - 1 - np.arange(total)) / (FADE_SECONDS * sample_rate), 1)
     return np.asarray(np.clip(LOUDNESS * mixed, -1, 1), dtype=np.float32)
 
 
@@ -176,11 +177,22 @@ def _play(
     tracks: dict[int, Sound], total: int, player: Instrument, notes: Iterator[Note], eighth: float, sample_rate: int
 ) -> None:
     """Add notes to the strengths of their partials, each faded where it ends; an eighth lasts so many seconds."""
+    shapes: dict[tuple[int, float], tuple[Sound, Sound]] = {}
     for note in notes:
-        t = np.arange(round(note.length * eighth * player.ringing * sample_rate)) / sample_rate
-        fade = np.minimum((len(t) / sample_rate - t) / RELEASE_SECONDS, 1)
         first = round(note.start * eighth * sample_rate)
+        length = round(note.length * eighth * player.ringing * sample_rate)
         for partial in player.partials(note.hertz):
-            track = tracks.setdefault(partial.hertz, np.zeros(total))
-            part = track[first : first + len(t)]
-            part += (note.loudness * partial.strength * fade * player.envelope(t, partial.fading))[: len(part)]
+            if partial.hertz not in tracks:
+                tracks[partial.hertz] = np.zeros(total)
+            shape = length, partial.fading
+            if shape not in shapes:
+                shapes[shape] = _shape(player, *shape, sample_rate)
+            fade, envelope = shapes[shape]
+            part = tracks[partial.hertz][first : first + length]
+            part += (note.loudness * partial.strength * fade * envelope)[: len(part)]
+
+
+def _shape(player: Instrument, length: int, fading: float, sample_rate: int) -> tuple[Sound, Sound]:
+    """Return for each sample of a note how it fades where it ends, and how loud a partial is."""
+    t = np.arange(length) / sample_rate
+    return np.minimum((length / sample_rate - t) / RELEASE_SECONDS, 1), player.envelope(t, fading)
