@@ -226,9 +226,9 @@ def test_compile_hands_the_blocks_to_the_compiler(bench):
 
 
 def test_cuda_graphs_capture_the_step_where_the_device_is_cuda(bench):
+    machine = (torch.device("cuda"), torch.bfloat16, 1, bench.load().preflight.checkpoint.config)
     found = [
-        choose_techniques(bench.settings(cuda_graphs=wish), torch.device("cuda"), torch.bfloat16, 1, 128)[0].cuda_graphs
-        for wish in ("auto", "yes", "no")
+        choose_techniques(bench.settings(cuda_graphs=wish), *machine)[0].cuda_graphs for wish in ("auto", "yes", "no")
     ]
     assert found == [True, True, False]
     with pytest.raises(UserError, match="--cuda-graphs yes cannot work here"):

@@ -1,5 +1,6 @@
 """As little is computed again as fits; what does not fit in the first step is, with a line that says so."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from woodshed.models.memory import GIB
 from woodshed.training import engine as engine_module
-from woodshed.training import memory_plan
+from woodshed.training import memory_plan, preflight
 from woodshed.training.events import StepDone
 from woodshed.training.memory_plan import fit, longest_song
 from woodshed.training.preflight import check
@@ -121,10 +122,12 @@ def test_a_first_step_that_does_not_fit_is_computed_again_from_there_on(settings
     assert run.engine._techniques.recompute == "all"
 
 
-def test_a_resumed_run_computes_again_what_it_did_before_however_much_is_free_now(settings_for, train_until):
-    train_until(settings_for(), lambda event: isinstance(event, StepDone))
-    state = next(settings_for().output_dir.glob("checkpoint-*")) / "resume" / "state.json"
-    assert '"recompute": "all"' in state.read_text(encoding="utf-8")
-    state.write_text(state.read_text(encoding="utf-8").replace('"recompute": "all"', '"recompute": "half"'))
-    assert check(settings_for(resume_from="latest")).techniques.recompute == "half"
-    assert check(settings_for(resume_from="latest", gradient_checkpointing=False)).techniques.recompute == "none"
+def test_a_resumed_run_computes_as_it_did_before_however_much_is_free_now(settings_for, train_until, monkeypatch):
+    real = preflight._fit
+    with monkeypatch.context() as patch:
+        patch.setattr(preflight, "_fit", lambda *given: (replace(real(*given)[0], recompute="half", packed="int8"), []))
+        train_until(settings_for(), lambda event: isinstance(event, StepDone))
+    found = check(settings_for(resume_from="latest")).techniques
+    assert (found.recompute, found.packed) == ("half", "int8")
+    found = check(settings_for(resume_from="latest", gradient_checkpointing=False)).techniques
+    assert (found.recompute, found.packed) == ("none", None)

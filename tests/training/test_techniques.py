@@ -1,5 +1,7 @@
 """What auto means on which machine, and what cannot work is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def a_card(monkeypatch):
 
 
 def chosen(settings, device=CUDA, dtype=torch.bfloat16, passes=1000, head_width=128):
-    return choose_techniques(settings, device, dtype, passes, head_width)
+    return choose_techniques(settings, device, dtype, passes, SimpleNamespace(head_dim=head_width))
 
 
 @pytest.mark.usefixtures("a_card")

@@ -134,8 +134,7 @@ def check(settings: TrainSettings) -> Preflight:
                 start_notices += check_start(read_adapter(settings.init_from), targets, settings)
     if device is not None and dtype is not None and songs is not None and checkpoint is not None:
         with collecting(problems):
-            head_width = checkpoint.config.head_dim
-            techniques, chosen = choose_techniques(settings, device, dtype, _passes(settings, songs), head_width)
+            techniques, chosen = choose_techniques(settings, device, dtype, _passes(settings, songs), checkpoint.config)
     if problems:
         raise UserError(*problems)
     assert device is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from woodshed.errors import UserError, collecting
+from woodshed.models.config import ModelConfig
 from woodshed.models.devices import DTYPES
 from woodshed.models.frozen import require_base_precision
 from woodshed.settings.schema import TrainSettings
@@ -39,7 +40,7 @@ class Techniques:
 
 
 def choose_techniques(
-    settings: TrainSettings, device: torch.device, dtype: torch.dtype, micro_steps: int, head_width: int
+    settings: TrainSettings, device: torch.device, dtype: torch.dtype, micro_steps: int, config: ModelConfig
 ) -> tuple[Techniques, list[str]]:
     """Decide what `auto` means here.
 
@@ -48,7 +49,7 @@ def choose_techniques(
         device: where it computes.
         dtype: in which precision.
         micro_steps: how many the run takes.
-        head_width: of the model's attention.
+        config: of the model.
 
     Returns:
         The techniques, and on CUDA, where there is something to choose, a line for each `auto`.
@@ -73,7 +74,7 @@ def choose_techniques(
     is_compiled = decide("compile", settings.compile, _why_not_compile(device), doubt)
     has_graphs = decide("cuda_graphs", settings.cuda_graphs, _why_not_graphs(settings, device))
     attention: str = settings.attention
-    is_possible = is_compiled and head_width >= NARROWEST_HEAD
+    is_possible = is_compiled and config.head_dim >= NARROWEST_HEAD
     possible = _possible_attention(device, dtype, is_possible)
     if attention == "auto":
         attention = _best_attention(device, dtype, is_possible)
