@@ -3,8 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
+from woodshed.errors import SettingsError
 from woodshed.settings.declare import choices_of, declaration_of, declarations, did_you_mean, sections
-from woodshed.settings.schema import PreprocessSettings, TrainSettings
+from woodshed.settings.resolve import Layer, resolve
+from woodshed.settings.schema import CheckpointSettings, PreprocessSettings, TrainSettings
 
 KINDS = [TrainSettings, PreprocessSettings]
 EVERY = [(kind, name) for kind in KINDS for name in kind.model_fields]
@@ -131,3 +133,10 @@ def test_a_misspelling_is_answered_with_the_nearest_name(typed, meant):
 
 def test_nonsense_is_not_answered_with_a_guess():
     assert did_you_mean("zzzzzz", TrainSettings.model_fields) == ""
+
+
+@pytest.mark.parametrize("path", ["x" * 256, "a/" + "\u97f3" * 86 + "/b", "a\0b"])
+def test_a_path_that_no_file_system_knows_is_refused_in_words(path):
+    with pytest.raises(SettingsError, match="must be a path whose every part has at most 255 bytes"):
+        resolve(CheckpointSettings, [Layer("test", {"checkpoint_dir": path})])
+    assert resolve(CheckpointSettings, [Layer("test", {"checkpoint_dir": "/".join(["x" * 255] * 3)})])

@@ -3,13 +3,15 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 
 Tier = Literal["basic", "advanced"]
 
+LONGEST_NAME = 255  # bytes of a file's name, on every usual file system
 REQUIRED: Any = ...  # the setting has no default: the user must choose
 
 
@@ -68,6 +70,16 @@ class Settings(BaseModel):
     """A frozen set of settings that forbids unknown names; the base of one class per command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_impossible_paths(cls, value: Any) -> Any:
+        """No file system knows such names, and asking one for them ends in an error instead of a no."""
+        for path in value if isinstance(value, tuple) else (value,):
+            parts = path.parts if isinstance(path, Path) else ()
+            if any("\0" in part or len(part.encode("utf-8", "surrogatepass")) > LONGEST_NAME for part in parts):
+                raise ValueError(f"a path whose every part has at most {LONGEST_NAME} bytes")
+        return value
 
 
 def declaration_of(field: FieldInfo) -> Declaration:
