@@ -27,6 +27,14 @@ def test_every_way_says_what_a_step_then_takes_and_it_is_less_each_time(settings
     assert sizes[0] > 2 * sizes[2]
 
 
+def test_a_base_that_computes_in_16_bits_can_be_held_in_8(settings_for):
+    now, ways = figures_of(out_of_memory_advice(check(settings_for(precision="bf16"))))
+    assert ways["--base-precision int8"] < now
+    for held in ("int8", "nf4"):
+        settings = settings_for(precision="bf16", base_precision=held)
+        assert "--base-precision" not in out_of_memory_advice(check(settings))
+
+
 def test_songs_longer_than_a_minute_can_be_cut(settings_for, monkeypatch, dataset_dir):
     monkeypatch.setattr("woodshed.training.out_of_memory.SHORT", 1.0)
     now, ways = figures_of(out_of_memory_advice(check(settings_for())))

@@ -28,6 +28,20 @@ def test_gradients_are_clipped_and_their_norm_is_that_of_before(max_norm, left):
     assert parameter.grad.norm().item() == pytest.approx(left, rel=1e-5)
 
 
+def test_an_update_that_cannot_be_captured_goes_on_without_and_says_so_once():
+    parameter, optimizer, _ = made()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    update = Update(optimizer, scaler, [parameter], max_norm=1.0, keeps_gradients=True, is_captured=True)
+    for _ in range(3):  # there is no CUDA graph on a processor
+        parameter.grad = torch.ones(4)
+        assert update.clip().item() == pytest.approx(2)
+        update.apply()
+    (line,) = update.notices()
+    assert line.startswith("The optimizer's step does not work in a CUDA graph here")
+    assert update.notices() == []
+    assert torch.allclose(parameter.detach(), torch.full((4,), 0.7), rtol=1e-3)
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_update_moves_and_clears(kept):
     parameter, _, update = made(kept=kept)

@@ -27,12 +27,18 @@ BASIS = (
 STREAM = 40
 """Bytes kept per token, block and unit of D beside MLP and adapter: queries, keys, values, modulation, and norms, which
 compute in float32 whatever the rest does."""
-STREAM_COMPILED = 16
+STREAM_COMPILED = 17
 """The same where the compiler makes the kernels: it computes again what costs nothing."""
 MLP = 3
 """Numbers kept per token, block and unit of I: gate, up, and their product's factor."""
 RECOMPUTED = 1.3
 """With checkpointing one block's activations are alive, and its gradients while it is walked back through."""
+RECOMPUTED_COMPILED = 2.0
+"""The same where the compiler plans it."""
+COPIES_COMPILED = 4
+"""Bytes per trained number: what it is cast to, and the gradient of that."""
+WORKSPACE_COMPILED = int(0.15 * GIB)
+"""What the matrix products of a captured graph work in, and its inputs."""
 DENSE = 8
 """Bytes kept per element of a weight that a weight-decomposed LoKr rebuilds: two matrices in float32."""
 FUSED_SMALL = 4096
@@ -41,8 +47,8 @@ RESERVE = GIB
 """CUDA context, kernels and what the allocator keeps ready; measured 1.0 GiB beside what is allocated."""
 
 # Source: fitted to our own measurements of the 2B model in bf16 on an H200: 6.3, 14.6 and 31.1 GiB at 60, 240 and
-# 600 s with everything kept; 3.4, 4.1 and 5.4 GiB with every block recomputed. Compiled, on an H100 and with the
-# optimizer's state: 5.5, 7.6 and 10.8 GiB at 63, 131 and 240 s with everything kept.
+# 600 s with everything kept; 3.4, 4.1 and 5.4 GiB with every block recomputed. Compiled and captured, without the
+# optimizer's state: 5.5, 10.9 and 21.8 GiB with everything kept, 3.8, 4.3 and 5.7 GiB with every block recomputed.
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
+    workspace: int
     reserve: int
 
     @property
@@ -117,6 +124,7 @@ def estimate_memory(
         activations=activation_bytes(
             config, trained, tokens=tokens, itemsize=dtype.itemsize, recomputed=recomputed, is_compiled=is_compiled
         ),
+        workspace=COPIES_COMPILED * trained.count + WORKSPACE_COMPILED if is_compiled else 0,
         reserve=RESERVE if is_cuda else 0,
     )
 
@@ -167,7 +175,7 @@ def activation_bytes(
     adapters = sum(trained.inputs) * (itemsize + keeps_mask) / layers  # of an average block
     block = tokens * (base + adapters) + DENSE * trained.dense / layers
     again = recomputed * layers
-    alive = RECOMPUTED * block if again else 0
+    alive = (RECOMPUTED_COMPILED if is_compiled else RECOMPUTED) * block if again else 0
     return round((layers - again) * block + again * tokens * config.hidden_size * itemsize + alive)
 
 

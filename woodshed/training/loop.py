@@ -236,6 +236,7 @@ def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
         now = time.monotonic()
         yield _step_done(run, result, now - step_started_at)
         step_started_at = now
+        yield from map(Notice, run.update.notices())
         if result.was_skipped:
             yield Notice(
                 f"Step {step} overflowed float16 and was skipped; the loss scale is now {run.scaler.get_scale():g}."

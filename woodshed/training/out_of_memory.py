@@ -43,6 +43,9 @@ def _ways(preflight: Preflight) -> Iterator[Way]:
     if techniques.recompute != "all":
         techniques = replace(techniques, recompute="all")
         yield "--recompute all", (settings, techniques)
+    if techniques.packed is None and preflight.dtype != torch.float32:
+        techniques = replace(techniques, packed="int8")
+        yield "--base-precision int8", (settings, techniques)
     if settings.batch_size > 1:
         settings = settings.model_copy(update={"batch_size": 1})
         yield "--batch-size 1", (settings, techniques)

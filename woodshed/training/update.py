@@ -40,6 +40,7 @@ class Update:
         self._max_norm = max_norm or math.inf
         self._keeps_gradients = keeps_gradients
         self._is_captured = is_captured and keeps_gradients
+        self._said: list[str] = []
         self._has_state = False
         self._clipping: torch.cuda.CUDAGraph | None = None
         self._updating: torch.cuda.CUDAGraph | None = None
@@ -47,14 +48,18 @@ class Update:
 
     def clip(self) -> Tensor:
         """Clip the gradients, which must be unscaled; return the () norm that they had before."""
-        if self._is_captured and self._has_state:
-            if self._clipping is None:
-                self._capture()
-            assert self._clipping is not None
-            self._clipping.replay()
-        else:
+        if self._is_captured and self._has_state and self._clipping is None:
+            self._capture()
+        if self._clipping is None:
             self._clip()
+        else:
+            self._clipping.replay()
         return self._norm
+
+    def notices(self) -> list[str]:
+        """Return what was not said yet: why the update is not captured after all."""
+        said, self._said = self._said, []
+        return said
 
     def apply(self) -> bool:
         """Update the parameters and clear the gradients; return whether float16 overflowed, so that nothing changed."""
@@ -72,10 +77,17 @@ class Update:
         self._norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
 
     def _capture(self) -> None:
-        """Capture both halves; capturing computes nothing."""
-        self._clipping, self._updating = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._clipping):
-            self._clip()
-        with torch.cuda.graph(self._updating):
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=False)
+        """Capture both halves, which computes nothing; where that does not work, do without."""
+        try:
+            clipping, updating = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(clipping):
+                self._clip()
+            with torch.cuda.graph(updating):
+                self._optimizer.step()
+                self._optimizer.zero_grad(set_to_none=False)
+        except RuntimeError as error:  # CUDA's own errors are all of this kind
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            self._said.append(f"The optimizer's step does not work in a CUDA graph here, so it goes without: {reason}")
+            self._is_captured = False
+        else:
+            self._clipping, self._updating = clipping, updating
