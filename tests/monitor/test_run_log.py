@@ -57,10 +57,10 @@ def test_what_happens_is_a_line_each_but_steps(resolved, run_of, tmp_path):
 
 
 def test_what_ends_a_run_is_told_and_nothing_commands_a_terminal(resolved, tmp_path):
-    with RunLog(resolved.settings, resolved.origins) as log:
-        log(Notice("a\x1b[2Jname\nof a song"))
-        error = ZeroDivisionError("no")
-        log.__exit__(type(error), error, None)
+    log, error = RunLog(resolved.settings, resolved.origins), ZeroDivisionError("no")
+    log.__enter__()
+    log(Notice("a\x1b[2Jname\nof a song"))
+    log.__exit__(type(error), error, None)
     assert log_of(tmp_path) == ["a?[2Jname of a song", "ended by ZeroDivisionError: no"]
 
 
