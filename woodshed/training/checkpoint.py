@@ -259,7 +259,12 @@ def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimiz
     try:
         adapter.load_parameters(safetensors.torch.load_file(resume / "parameters.safetensors"))
         restore_state(optimizer, torch.load(resume / "optimizer.pt", map_location="cpu", weights_only=True))
-    except (OSError, SafetensorError, pickle.UnpicklingError, ValueError, KeyError, RuntimeError) as error:
+    except pickle.UnpicklingError as error:  # PyTorch's own words would advise to run what is in there
+        raise UserError(
+            f"{point.folder} cannot be resumed: resume/optimizer.pt holds something else than tensors and numbers, or is "
+            "damaged, so it is not read. Resume from an older checkpoint."
+        ) from error
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{point.folder} cannot be resumed: {reason} Resume from an older checkpoint.") from error
 
