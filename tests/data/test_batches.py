@@ -210,6 +210,19 @@ def test_closing_ends_the_workers_and_may_be_repeated(signed, load):
     assert len(list(loader.epoch(2))) == 4
 
 
+def test_a_worker_that_fails_while_it_is_being_stopped_ends_no_run():
+    class Stream:
+        def __init__(self, words):
+            self.words = words
+
+        def _shutdown_workers(self):
+            raise RuntimeError(self.words)
+
+    batches._stop_workers(Stream("DataLoader worker (pid 7) exited unexpectedly with exit code 1."))
+    with pytest.raises(RuntimeError, match="another reason"):
+        batches._stop_workers(Stream("another reason"))
+
+
 def test_workers_that_do_not_persist_end_with_their_epoch_also_while_an_error_is_still_held(dataset, load):
     dataset.files[0].unlink()
     with pytest.raises(DataError) as refusal:

@@ -147,7 +147,13 @@ def test_tiles_are_of_one_length_see_enough_on_either_side_and_make_up_the_song(
 
 @pytest.mark.parametrize(
     ("samples", "at_once", "counts"),
-    [(480_000, 8, [6, 6]), (480_000, 100, [12]), (480_001, 8, [6, 5, 1]), (480_000, 1, [1] * 12), (40_000, 8, [1])],
+    [
+        (480_000, 8, [6, 6]),
+        pytest.param(480_000, 100, [12], marks=pytest.mark.slow),
+        (480_001, 8, [6, 5, 1]),
+        pytest.param(480_000, 1, [1] * 12, marks=pytest.mark.slow),
+        (40_000, 8, [1]),
+    ],
 )
 def test_tiles_go_through_together_as_evenly_as_they_can(vae, samples, at_once, counts):
     spy = Spy(vae)

@@ -57,7 +57,8 @@ def test_training_in_a_pipe_says_how_far_it_is(trained):
 def test_a_run_leaves_its_settings_its_journal_its_curves_and_its_checkpoints(world, trained):
     folder = world.folder / "whole"
     checkpoints = {f"checkpoint-epoch-{epoch}" for epoch in (5, 10, 15, 20)}
-    assert {path.name for path in folder.iterdir()} == {"run.toml", "events.jsonl", "runs", "final"} | checkpoints
+    records = {"run.toml", "events.jsonl", "woodshed.log", "checkpoints.json", "runs"}
+    assert {path.name for path in folder.iterdir()} == records | {"final"} | checkpoints
     kinds = [event["event"] for event in events_of(folder)]
     assert (kinds[0], kinds[-1]) == ("Started", "Finished")
     assert (kinds.count("StepDone"), kinds.count("EpochDone"), kinds.count("Saved")) == (STEPS, 20, 5)

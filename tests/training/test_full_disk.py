@@ -91,13 +91,13 @@ def test_records_that_cannot_be_written_stop_the_run_with_its_state_saved(settin
 def test_a_disk_that_is_really_full(settings_for, tmp_path):
     (tmp_path / "out").mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path / "out")], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", str(tmp_path / "out")], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     try:
         with pytest.raises(UserError, match="No space left on device") as caught:
-            [*train(settings_for(epochs=20, save_every=1))]
+            [*train(settings_for(epochs=60, save_every=1))]
         assert "is sound" in str(caught.value)
         for folder in list_checkpoints(tmp_path / "out"):
             read_resume_point(folder)

@@ -90,17 +90,6 @@ def test_a_run_without_an_estimate_cannot_go_on_with_one(settings_for, estimate)
     assert "was trained on 32 modules; this run asks for 2" in problem
 
 
-def test_a_checkpoint_from_before_there_were_estimates_can_be_resumed(settings_for):
-    folder = stop_after_one_epoch(settings_for())
-    path = folder / "resume" / "state.json"
-    state = json.loads(path.read_text())
-    for name in ("targets_from", "top_k"):
-        del state["settings"][name]
-    del state["targets"]
-    path.write_text(json.dumps(state))
-    check(settings_for(resume_from="latest"))
-
-
 def test_the_recipe_does_not_name_targets_that_had_no_effect(settings_for, estimate):
     (saved,) = [event.path for event in train(settings_for(targets_from=estimate())) if isinstance(event, Saved)]
     header = (saved / "adapter_model.safetensors").read_bytes()[:20_000]

@@ -116,7 +116,7 @@ def told(events):
     return losses, [(event.epoch, event.loss, event.is_best) for event in events if isinstance(event, Validated)]
 
 
-@pytest.mark.parametrize("step", [4, 5], ids=["between epochs", "in mid-epoch"])
+@pytest.mark.parametrize("step", [4, pytest.param(5, marks=pytest.mark.slow)], ids=["between epochs", "in mid-epoch"])
 def test_stopping_and_resuming_with_validation_and_samples_changes_nothing(settings_for, tmp_path, train_until, step):
     common = HELD | SAMPLED | {"epochs": 4, "keep_best": True}
     whole = told(list(train(settings_for("whole", **common))))

@@ -15,6 +15,7 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import list_checkpoints
 
 
+@pytest.mark.slow
 def test_enter_alone_leads_from_nothing_to_a_finished_adapter(open_wizard, home):
     screen = open_wizard()
     screen.wait_for_question("Where do the checkpoints live?")

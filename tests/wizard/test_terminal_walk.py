@@ -91,6 +91,7 @@ def walk_through(screen, adapter, *, visit):
         answered[name] = typed
 
 
+@pytest.mark.slow
 def test_an_advanced_lokr_touches_every_setting_and_every_question_explains_itself(open_wizard, known):
     screen = open_wizard(rows=60)
     begin(screen, "lokr", "advanced", "lokr_strong")
@@ -168,6 +169,7 @@ def test_back_leads_from_every_advanced_question_to_the_answer_before(open_wizar
     assert set(answered) - differing == {"mode", "adapter_type"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_every_page_of_a_training_returns_to_the_menu_and_continues_at_the_question(open_wizard):
     screen = open_wizard(rows=60)
     screen.wait_for_question("Where do the checkpoints live?")

@@ -15,6 +15,7 @@ MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+LONGEST_NUMBER = 12  # digits; a longer one is no size, and is refused in words where it is checked
 ALPHA_OF_RANK = {"rank": "alpha", "lokr_linear_dim": "lokr_linear_alpha"}
 FAMILY_NAMES = {"lora": "LoRA", "dora": "DoRA", "lokr": "LoKr", "loha": "LoHa", "oft": "OFT"}
 _LOKR = tuple(name for name in TrainSettings.model_fields if name.startswith("lokr_"))
@@ -68,7 +69,8 @@ def _whole_number(value: Any) -> int | None:
         return None
     if isinstance(value, int):
         return value if value > 0 else None
-    return int(value) if isinstance(value, str) and value.isdecimal() and int(value) > 0 else None
+    is_short = isinstance(value, str) and value.isdecimal() and len(value) <= LONGEST_NUMBER
+    return int(value) if is_short and int(value) > 0 else None
 
 
 def inert(settings: TrainSettings) -> dict[str, str]:
