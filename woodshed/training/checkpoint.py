@@ -261,7 +261,7 @@ def restore(point: ResumePoint, adapter: Adapter, optimizer: torch.optim.Optimiz
         restore_state(optimizer, torch.load(resume / "optimizer.pt", map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:  # PyTorch's own words would advise to run what is in there
         raise UserError(
-            f"{point.folder} cannot be resumed: resume/optimizer.pt holds something else than tensors and numbers, or is "
+            f"{point.folder} cannot be resumed: resume/optimizer.pt holds more than tensors and numbers, or is "
             "damaged, so it is not read. Resume from an older checkpoint."
         ) from error
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
