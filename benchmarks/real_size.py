@@ -16,6 +16,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from woodshed.settings.schema import TrainSettings
 
 CONDITION_TOKENS = 512
 STEPS = 12
@@ -68,14 +72,12 @@ def build(folder: Path, model: str, seconds: int) -> None:
         torch.save(sample, songs / f"{name}.pt")
 
 
-def measure(folder: Path, model: str, seconds: int, flags: list[str]) -> dict[str, object]:
-    """Train a few steps in this process and return what they took."""
+def settings_of(folder: Path, model: str, seconds: int, flags: list[str], **changes: object) -> "TrainSettings":
+    """Return the settings of a run that saves and logs nothing on the way."""
     from woodshed.cli import COMMANDS, build_parser
     from woodshed.settings.flags import flag_layer
     from woodshed.settings.resolve import Layer, resolve
     from woodshed.settings.schema import TrainSettings
-    from woodshed.training.events import Finished, Started, StepDone
-    from woodshed.training.loop import train
 
     values = {
         "checkpoint_dir": folder / "checkpoints",
@@ -89,7 +91,15 @@ def measure(folder: Path, model: str, seconds: int, flags: list[str]) -> dict[st
         "log_heavy_every": 0,
     }
     typed = flag_layer(build_parser(COMMANDS["train"], show_all=True).parse_args(flags), TrainSettings)
-    settings = resolve(TrainSettings, [Layer("benchmark", values), typed]).settings
+    return resolve(TrainSettings, [Layer("benchmark", values | changes), typed]).settings
+
+
+def measure(folder: Path, model: str, seconds: int, flags: list[str]) -> dict[str, object]:
+    """Train a few steps in this process and return what they took."""
+    from woodshed.training.events import Finished, Started, StepDone
+    from woodshed.training.loop import train
+
+    settings = settings_of(folder, model, seconds, flags)
     times: list[float] = []
     losses: list[float] = []
     row: dict[str, object] = {"model": model, "seconds": seconds, "flags": " ".join(flags) or "defaults"}

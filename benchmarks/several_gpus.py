@@ -16,33 +16,18 @@ import sys
 import time
 from pathlib import Path
 
-from real_size import build
+from real_size import build, settings_of
 
 STEPS = 25
 
 
 def measure(folder: Path, seconds: int, flags: list[str]) -> dict[str, object]:
     """Train a few steps, with every process that a launcher started."""
-    from woodshed.cli import COMMANDS, build_parser
-    from woodshed.settings.flags import flag_layer
-    from woodshed.settings.resolve import Layer, resolve
-    from woodshed.settings.schema import TrainSettings
     from woodshed.training.events import StepDone
     from woodshed.training.loop import train
 
-    values = {
-        "checkpoint_dir": folder / "checkpoints",
-        "model": "base",
-        "dataset_dir": folder / f"songs-{seconds}",
-        "output_dir": folder / f"run-{os.environ.get('TORCHELASTIC_RUN_ID', '')}-{seconds}-{int(time.time()) // 600}",
-        "gradient_accumulation": 4,
-        "epochs": 1000,
-        "save_every": 0,
-        "log_every": 0,
-        "log_heavy_every": 0,
-    }
-    typed = flag_layer(build_parser(COMMANDS["train"], show_all=True).parse_args(flags), TrainSettings)
-    settings = resolve(TrainSettings, [Layer("benchmark", values), typed]).settings
+    output = folder / f"run-{os.environ.get('TORCHELASTIC_RUN_ID', '')}-{seconds}-{int(time.time()) // 600}"
+    settings = settings_of(folder, "2b", seconds, flags, output_dir=output, gradient_accumulation=4)
     losses: list[float] = []
     times: list[float] = []
     for event in train(settings, should_stop=lambda: len(losses) >= STEPS):
