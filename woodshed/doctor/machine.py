@@ -19,7 +19,7 @@ from woodshed.settings.schema import DoctorSettings
 
 EXTRAS = {
     "prodigy": "--optimizer-type prodigy, which finds its own learning rate",
-    "8bit": "--optimizer-type adamw8bit, whose state takes a quarter of the memory",
+    "8bit": "--optimizer-type adamw8bit, whose state takes a quarter of the memory, and --base-precision nf4",
     "models": "`woodshed models get`, which fetches checkpoints",
 }
 """What the optional parts of the package are for, by the name that pip installs them with."""
