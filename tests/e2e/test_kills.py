@@ -29,7 +29,7 @@ def music(tmp_path, kills):
     return folder
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_next_run_completes_what_an_undisturbed_one_gives(kills, music, tmp_path, world):
     build_toy_root(tmp_path / "checkpoints")  # its tokenizer is read in no time
     words = [
