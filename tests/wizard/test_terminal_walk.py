@@ -199,6 +199,7 @@ def test_ctrl_c_on_every_page_of_a_training_returns_to_the_menu_and_continues_at
     assert screen.finish() == 130
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known")
 def test_a_preset_is_loaded_changed_saved_and_loaded_again_and_choices_move_each_other(open_wizard):
     screen = open_wizard(rows=70)
@@ -269,6 +270,7 @@ TOUR = (
 """Ways from the menu to the pages beside the training; Ctrl-C at the end of each leads back."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known")
 def test_every_page_beside_the_training_explains_itself_and_ctrl_c_leads_to_the_menu(open_wizard):
     screen = open_wizard(rows=60)
