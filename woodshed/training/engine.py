@@ -167,6 +167,7 @@ class _Graphs:
             forward_backward(self._model, places, weight)
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Other threads (songs that are prepared, NCCL's watch) may use the card meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             losses = forward_backward(self._model, places, weight)
         return _Graph(graph, places, weight, losses)

@@ -80,9 +80,9 @@ class Update:
         """Capture both halves, which computes nothing; where that does not work, do without."""
         try:
             clipping, updating = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(clipping):
+            with torch.cuda.graph(clipping, capture_error_mode="thread_local"):  # as in `engine`
                 self._clip()
-            with torch.cuda.graph(updating):
+            with torch.cuda.graph(updating, capture_error_mode="thread_local"):
                 self._optimizer.step()
                 self._optimizer.zero_grad(set_to_none=False)
         except RuntimeError as error:  # CUDA's own errors are all of this kind
