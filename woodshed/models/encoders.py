@@ -169,6 +169,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:
+        if type(error) is not Exception:  # the library has no kind of its own; any other kind is a bug
+            raise
         raise CheckpointError(f"{path} describes no tokenizer ({str(error)[:200]}). Download it again.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
