@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,19 @@ class World:
         process = self.start(*words)
         out, err = process.communicate(timeout=300)
         return Done(process.returncode, out, err)
+
+    def script(self, path: Path, *words: object, minutes: int = 5) -> Any:
+        """Run one of the scripts beside the tests to its good end, and return the JSON that it prints."""
+        done = subprocess.run(
+            [sys.executable, str(path), *map(str, words)],
+            capture_output=True,
+            encoding="utf-8",
+            env=self.environment,
+            timeout=60 * minutes,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
 
     def train_words(self, output: str, *more: object) -> tuple[object, ...]:
         """Train for 20 epochs of two steps, on the songs that `preprocess` made."""

@@ -1,7 +1,5 @@
 """A day in small: ten thousand steps with samples, validation and saving, and nothing grows that should not."""
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,16 +11,7 @@ PROGRAM = Path(__file__).with_name("enduring.py")
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_memory_handles_and_files_stay_as_they_are(tmp_path, world, checkpoint_root):
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(checkpoint_root), str(tmp_path), "10000"],
-        capture_output=True,
-        encoding="utf-8",
-        env=world.environment,
-        timeout=3000,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
+    said = world.script(PROGRAM, checkpoint_root, tmp_path, 10_000, minutes=50)
     assert (said["steps"], said["leftovers"]) == (10_000, [])
     warm, late = said["looks"][5:10], said["looks"][-5:]
     for what, share, more in (("memory", 1.05, 0), ("handles", 1, 2), ("threads", 1, 0)):  # a file may just be open

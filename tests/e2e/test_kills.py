@@ -1,7 +1,5 @@
 """A process that is killed (no signal handler, no clean-up) loses at most the song in hand, and nothing it saved."""
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,16 +38,7 @@ def test_killed_at_random_moments_the_next_run_completes_what_an_undisturbed_one
         tmp_path / "tensors",
         tmp_path / "whole" / "tensors",
     ]
-    done = subprocess.run(
-        [sys.executable, *map(str, words), str(kills), "7"],
-        capture_output=True,
-        encoding="utf-8",
-        env=world.environment,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
+    said = world.script(*words, kills, 7, minutes=10)
     assert said["killed"] == kills
     assert said["same"]
 
@@ -58,17 +47,7 @@ def test_killed_at_random_moments_the_next_run_completes_what_an_undisturbed_one
 def test_a_killed_training_loses_nothing_that_was_saved_and_ends_as_an_undisturbed_one(
     kills, tmp_path, world, checkpoint_root
 ):
-    words = [TRAINING, checkpoint_root, tmp_path, kills, 7]
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        capture_output=True,
-        encoding="utf-8",
-        env=world.environment,
-        timeout=1800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
+    said = world.script(TRAINING, checkpoint_root, tmp_path, kills, 7, minutes=30)
     assert said["anywhere"] + said["saving"] == kills
     assert (said["damaged"], said["lost"]) == (0, 0)
     assert said["same"] == said["completed"] > 0

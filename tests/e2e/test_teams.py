@@ -18,16 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows n
 def teams(tmp_path_factory, world, checkpoint_root):
     """The folder of all scenarios, and with which codes the processes of each ended."""
     folder = tmp_path_factory.mktemp("teams")
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(checkpoint_root), str(folder)],
-        capture_output=True,
-        encoding="utf-8",
-        env=world.environment,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder, json.loads(done.stdout)
+    return folder, world.script(PROGRAM, checkpoint_root, folder)
 
 
 def events(folder, kind):
