@@ -2,24 +2,12 @@
 
 from dataclasses import dataclass
 
+from woodshed.toy.checkpoint import TOY_TEXT
+
 SEED = 20_260
 FRAMES = 128  # latent frames of a song: 5.12 s, the shortest that the models sample
 
-TEXT = {
-    "model_type": "qwen3",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1_000_000,
-    "max_position_embeddings": 32_768,
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "tie_word_embeddings": True,
-}
+TEXT = TOY_TEXT | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 VOCABULARY = 640
 MODEL = {
     "architectures": ["AceStepConditionGenerationModel"],
