@@ -1,12 +1,17 @@
 """`woodshed doctor` as it is typed: findings, remedies, exit codes; each kind of trouble is found and named."""
 
+import io
 import json
 import os
 import shutil
 
 import pytest
+from rich.console import Console
 
 from woodshed import cli
+from woodshed.commands.doctor import _say
+from woodshed.console import Terminal
+from woodshed.doctor.finding import Finding
 from woodshed.models.fetched import FetchedFile, FetchRecord, write_record
 
 MODEL, VAE, TEXT = "acestep-v15-base", "vae", "Qwen3-Embedding-0.6B"
@@ -175,3 +180,17 @@ def test_a_problem_for_people_goes_to_standard_error_and_is_counted(capsys):
     captured = capsys.readouterr()
     assert "problem  There is no device cuda:99" in captured.err
     assert "1 problem to mend" in captured.err
+
+
+def test_a_finding_breaks_between_words_in_a_narrow_terminal_and_not_in_a_file():
+    finding = Finding("machine", "ok", "There is --optimizer-type prodigy, " * 4)
+    shown = {}
+    for is_terminal in (True, False):
+        terminal = Terminal(plain=True)
+        terminal.out = Console(file=io.StringIO(), width=40, force_terminal=is_terminal, color_system=None)
+        _say(finding, terminal, is_first=False)
+        shown[is_terminal] = terminal.out.file.getvalue().rstrip("\n").split("\n")
+    assert len(shown[False]) == 1 < len(shown[True])
+    assert max(map(len, shown[True])) <= 40
+    assert all(line.startswith(" " * 11) for line in shown[True][1:])
+    assert " ".join(" ".join(shown[True]).split()) == " ".join(shown[False][0].split())

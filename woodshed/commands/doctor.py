@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -89,7 +90,13 @@ def _say(finding: "Finding", terminal: Terminal, *, is_first: bool) -> None:
     if is_first:
         terminal.title(finding.topic.capitalize())
     speak = {"ok": terminal.say, "note": terminal.hint, "problem": terminal.problem}[finding.state]
-    speak(printable(f"  {finding.state:<7}  {finding.text}"))
+    line = printable(f"  {finding.state:<7}  {finding.text}")
+    if terminal.out.is_terminal:  # a file or another program gets a finding a line
+        whole_words = textwrap.TextWrapper(
+            terminal.out.width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False
+        )
+        line = whole_words.fill(line)
+    speak(line)
     if finding.remedy:
         terminal.say(printable(f"           -> {finding.remedy}"))
 
