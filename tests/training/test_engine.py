@@ -116,6 +116,26 @@ def test_a_rehearsal_leaves_no_gradient_behind(settings_for):
     assert all(parameter.grad is None for parameter in run.parameters)
 
 
+def test_a_rehearsal_empties_the_gradients_that_a_graph_adds_to_where_they_lie(settings_for, monkeypatch):
+    class Graphs:
+        def __init__(self, model):
+            self.model = model
+            for parameter in model.parameters:
+                parameter.grad = torch.zeros_like(parameter)
+
+        def __call__(self, inputs, _weight):
+            return engine_module.forward_backward(self.model, inputs, torch.tensor(1.0))
+
+    monkeypatch.setattr(techniques, "_why_not_graphs", lambda *_: None)
+    monkeypatch.setattr(engine_module, "_Graphs", Graphs)
+    run = load_run(check(settings_for(compile="no", cuda_graphs="yes")))
+    engine = run.engine  # built when it is asked for
+    before = [parameter.grad for parameter in run.parameters]
+    assert engine.rehearse(next(run.prepare(run.loader.epoch(1)))) == []
+    assert all(parameter.grad is grad for parameter, grad in zip(run.parameters, before, strict=True))
+    assert not any(grad.any() for grad in before)
+
+
 def test_a_compiler_that_fails_is_left_out_with_its_reason(settings_for, monkeypatch):
     def fail(*_):
         raise RuntimeError("no kernel for you\nand a long trace")

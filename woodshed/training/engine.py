@@ -101,9 +101,16 @@ class Engine:
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 said.append(f"{failed} does not work on this machine, so it is left out: {reason[:200]}")
                 self._use(lesser)
-            for parameter in self._model.parameters:
-                parameter.grad = torch.zeros_like(parameter) if self.keeps_gradients else None
+            self._clear_gradients()
         return said
+
+    def _clear_gradients(self) -> None:
+        """Forget the gradients; those that a captured graph adds to stay at their addresses."""
+        for parameter in self._model.parameters:
+            if not self.keeps_gradients:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
 
     @contextmanager
     def _in_charge(self) -> Iterator[None]:

@@ -171,7 +171,10 @@ def _until_trouble(run: Run, between: Between, should_stop: Callable[[], bool]) 
         yield from _epochs(run, between, should_stop)
     except UserError as error:
         if not isinstance(error, DifferError):
-            yield from _rescue(run)
+            try:
+                yield from _rescue(run)
+            except UserError as another:
+                raise UserError(*error.problems, *another.problems) from error
         raise
     except torch.OutOfMemoryError as error:
         run.optimizer.zero_grad(set_to_none=True)
