@@ -16,20 +16,42 @@ from woodshed.console import Terminal
 from woodshed.data import audio
 from woodshed.errors import UserError
 from woodshed.models.checkpoints import choose_model, find_checkpoints
+from woodshed.toy import lesson
 from woodshed.training.flow import flow_matching_loss, mix_with_noise
 
+LENGTHS = [pytest.param(0.5, id="half"), pytest.param(1, id="whole", marks=pytest.mark.slow)]
 
-@pytest.fixture(scope="module")
-def recorder():
-    """A terminal of 70 columns that writes into memory."""
+
+@pytest.fixture(scope="module", params=LENGTHS)
+def length(request):
+    """Shorten the demo: half of the epochs teach as much as is asked for here, and half of the prompts tell."""
+    epochs, new, old = (round(request.param * full) for full in (lesson.EPOCHS, demo.NEW_PROMPTS, demo.OLD_PROMPTS))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (demo, lesson):
+            patch.setattr(module, "EPOCHS", epochs)
+        patch.setattr(demo, "NEW_PROMPTS", new)
+        patch.setattr(demo, "OLD_PROMPTS", old)
+        patch.setattr(demo, "prompts", lambda: lesson.prompts(new, old))
+        yield
+
+
+def recording():
+    """Return a terminal of 70 columns that writes into memory."""
     terminal = Terminal(plain=True)
     terminal.out = Console(file=io.StringIO(), width=70, color_system=None)
     return terminal
 
 
+@pytest.fixture
+def recorder():
+    """A terminal that writes into memory."""
+    return recording()
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, recorder):
+def ran(tmp_path_factory, length):  # noqa: ARG001 - what it patches is used
     """The folder after the demo, and its lines. What lay there would stop a run that does not begin afresh."""
+    recorder = recording()
     folder = tmp_path_factory.mktemp("demo") / "here"
     (folder / "out").mkdir(parents=True)
     (folder / "out" / "run.toml").write_text("an earlier run", encoding="utf-8")
