@@ -5,7 +5,8 @@ VENV := .venv
 # Windows keeps programs elsewhere.
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
-# Test processes side by side; tests limit themselves to two threads each.
+# Test processes side by side; tests limit themselves to two threads each. A file stays in one of them, so that what its
+# tests share is made once.
 JOBS ?= 2
 PAGES := docs/settings.md docs/cli.md
 
@@ -35,10 +36,10 @@ miniature: $(READY) ## train the built-in model anew, install it into the packag
 	$(BIN)/python -m miniature.figures woodshed/toy/world miniature/record/figures.json $(FIGURES)
 
 test: lint types docs-check $(READY) ## lint, types, docs check and the tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
 test-all: lint types docs-check $(READY) ## the same with the long tests, and those for a GPU where there is one
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY) ## style, formatting, spelling
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """A tiny dataset in the documented `.pt` form and settings that train on it in a second."""
 
+import shutil
+from functools import partial
+
 import pytest
 import torch
 
@@ -41,25 +44,30 @@ def train_until():
 LENGTHS = {"a": (40, 9), "b": (33, 12), "c": (50, 5), "d": (21, 7), "e": (64, 10)}
 
 
-@pytest.fixture
-def dataset_dir(tmp_path):
-    """Five songs of different lengths, odd ones among them."""
-    folder = tmp_path / "tensors"
+@pytest.fixture(scope="session")
+def songs_dir(tmp_path_factory):
+    """Five songs of different lengths, odd ones among them, to read only."""
+    folder = tmp_path_factory.mktemp("songs")
     for seed, (name, (frames, tokens)) in enumerate(LENGTHS.items()):
         write_song(folder, name, frames=frames, tokens=tokens, seed=seed)
     return folder
 
 
 @pytest.fixture
-def settings_for(tmp_path, dataset_dir, checkpoint_root):
-    """Build training settings for the toy base model; later arguments change them."""
+def dataset_dir(tmp_path, songs_dir):
+    """Those songs, for a test that may change them."""
+    return shutil.copytree(songs_dir, tmp_path / "tensors")
 
-    def build(output="out", **changes) -> TrainSettings:
+
+@pytest.fixture(scope="session")
+def settings_in(checkpoint_root):
+    """Build training settings for the toy base model, writing into a folder; later arguments change them."""
+
+    def build(folder, output="out", **changes) -> TrainSettings:
         values = {
             "checkpoint_dir": checkpoint_root,
             "model": "acestep-v15-base",
-            "dataset_dir": dataset_dir,
-            "output_dir": tmp_path / output,
+            "output_dir": folder / output,
             "device": "cpu",
             "rank": 4,
             "learning_rate": 1e-3,
@@ -73,3 +81,9 @@ def settings_for(tmp_path, dataset_dir, checkpoint_root):
         return resolve(TrainSettings, [Layer("test", values | changes)]).settings
 
     return build
+
+
+@pytest.fixture
+def settings_for(tmp_path, dataset_dir, settings_in):
+    """Build such settings in the test's own folder, with songs of its own."""
+    return partial(settings_in, tmp_path, dataset_dir=dataset_dir)

@@ -24,12 +24,19 @@ from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 
 
-@pytest.fixture
-def trained(settings_for, tmp_path):
-    """A run of two epochs with a checkpoint after each."""
-    for _ in train(settings_for(epochs=2, save_every=1)):
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory, settings_in, songs_dir):
+    """A run of two epochs with a checkpoint after each, to read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    for _ in train(settings_in(folder, dataset_dir=songs_dir, epochs=2, save_every=1)):
         pass
-    return tmp_path / "out"
+    return folder / "out"
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A copy of that run that a test may change."""
+    return shutil.copytree(trained_once, tmp_path / "out")
 
 
 def is_step(event):
