@@ -1,6 +1,7 @@
 """The command line as its users type it: answers, exit codes, and no model loaded for a typing mistake."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -196,3 +197,17 @@ def test_an_interrupt_exits_with_130(monkeypatch, run):
     code, _, err = run("models")
     assert code == 130
     assert "Interrupted." in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a pipe in other ways")
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help-all"], ["nonsense"]], ids=lambda words: words[0])
+def test_output_into_a_closed_pipe_ends_the_program_without_a_word(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "woodshed", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, encoding="utf-8", timeout=60, check=False)
+    os.close(writer)
+    if words == ["nonsense"]:  # says nothing to standard output
+        assert (done.returncode, "There is no command nonsense" in done.stderr) == (2, True)
+    else:
+        assert (done.returncode, done.stderr) == (130, "")

@@ -24,7 +24,7 @@ from woodshed.commands import (
     train,
 )
 from woodshed.commands.command import INTERRUPTED, Command
-from woodshed.console import Terminal
+from woodshed.console import NobodyReadsError, Terminal
 from woodshed.errors import UserError
 from woodshed.keyboard import unseen_keys
 
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         terminal.problem("Interrupted.")
+        return INTERRUPTED
+    except NobodyReadsError:  # `| head` has enough; what was not finished must not look as if it were
+        terminal.lose_reader()
         return INTERRUPTED
 
 

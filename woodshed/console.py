@@ -15,6 +15,18 @@ from rich.text import Text
 NOTEBOOK = "JPY_PARENT_PID"  # Jupyter sets it for its kernels and what they start
 
 
+class NobodyReadsError(Exception):
+    """Whoever read the output through a pipe has closed it, as `| head` does."""
+
+
+class _Pipe(Console):
+    """A console that leaves it to the program what a closed pipe means; rich itself would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Say so."""
+        raise NobodyReadsError
+
+
 class Terminal:
     """Where the program speaks.
 
@@ -30,7 +42,7 @@ class Terminal:
 
     def _console(self, *, stderr: bool) -> Console:
         # In a notebook rich would make an HTML cell of every line; text streams come out in order and in one piece.
-        console = partial(Console, stderr=stderr, highlight=False, force_jupyter=False)
+        console = partial(_Pipe, stderr=stderr, highlight=False, force_jupyter=False)
         if self.plain:
             return console(color_system=None, force_terminal=False, soft_wrap=True)
         return console()
@@ -44,6 +56,22 @@ class Terminal:
         """Say nothing any more, because nobody is there to read: the terminal was closed."""
         nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of the program
         self.out.file = self.err.file = nowhere
+
+    def lose_reader(self, text: str = "") -> None:
+        """Go on without anybody who reads the output; problems are still told where standard error can be read.
+
+        Args:
+            text: a last problem.
+        """
+        self.out.file = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of the program
+        # What the stream still holds would fail again when the program ends.
+        os.dup2(self.out.file.fileno(), sys.stdout.fileno())
+        try:
+            if text:
+                self.problem(text)
+        except NobodyReadsError:  # 2>&1
+            self.err.file = self.out.file
+            os.dup2(self.out.file.fileno(), sys.stderr.fileno())
 
     def say(self, text: str = "") -> None:
         """Print one line of result, exactly as given."""
@@ -59,7 +87,10 @@ class Terminal:
 
     def data(self, text: str) -> None:
         """Print machine-readable text: no wrapping, no colour, whatever it holds."""
-        print(text, flush=True)
+        try:
+            print(text, file=self.out.file, flush=True)
+        except BrokenPipeError as error:
+            raise NobodyReadsError from error
 
     def problem(self, text: str) -> None:
         """Print a sentence of trouble to standard error."""

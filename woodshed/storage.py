@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -121,8 +122,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], header: Mapping[str, str]) -> None:
-    """Write a safetensors file whose bytes depend on its content alone.
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], header: Mapping[str, str]) -> str:
+    """Write a safetensors file whose bytes depend on its content alone; return their SHA-256 digest.
 
     The library writes the header's entries in a random order, so that two files of the same content differ; here they
     are sorted.
@@ -135,4 +136,14 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], header: Mapping[st
     entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
     head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)  # the format aligns tensors to 8 bytes
-    path.write_bytes(len(head).to_bytes(8, "little") + head + blob[start:])
+    return write_bytes(path, len(head).to_bytes(8, "little") + head, memoryview(blob)[start:])
+
+
+def write_bytes(path: Path, *parts: bytes | memoryview) -> str:
+    """Write a file from its parts; return its SHA-256 digest, which is of what was meant, not of what can be read."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in parts:
+            digest.update(part)
+            file.write(part)
+    return digest.hexdigest()

@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from woodshed.console import Terminal
+from woodshed.console import NobodyReadsError, Terminal
 from woodshed.monitor.views import curves_folder, watch
 from woodshed.settings.resolve import Layer, resolve
 from woodshed.settings.schema import TrainSettings
@@ -111,3 +111,20 @@ def test_a_resumed_run_goes_on_drawing_in_its_folder(settings, run_of, terminal,
     watch(run_of(log_every=1), one, terminal)
     assert curves_folder(one, is_new=False) == tmp_path / "all"
     assert curves_folder(one, is_new=True) == tmp_path / "all" / "one"
+
+
+def test_a_run_that_nobody_reads_any_more_is_asked_to_stop_and_its_records_go_on(
+    settings, run_of, terminal, tmp_path, monkeypatch
+):
+    said, asked = [], []
+
+    def show(_event):
+        if not said:
+            raise NobodyReadsError
+
+    monkeypatch.setattr(terminal, "lose_reader", said.append)
+    events = list(run_of(log_every=1))
+    watch(iter(events), settings(), terminal, show=show, ask_to_stop=lambda: asked.append(1))
+    assert asked == [1]
+    assert said == ["Nobody reads the output any more, so the run stops and saves its state."]
+    assert journal(tmp_path / "out") == [type(event).__name__ for event in events]

@@ -250,7 +250,7 @@ def test_a_deleted_checkpoint_is_never_half_there(settings_for, monkeypatch, tmp
 def write_state(path, state):
     """Write a state as somebody would who knows how its digest is made."""
     del state["digest"]
-    path.write_text(json.dumps(state | {"digest": checkpoint._digest_of(state)}))
+    path.write_text(json.dumps(state | {"digest": checkpoint.digest_of(state)}))
 
 
 def test_a_missing_tensor_stops_the_resume(settings_for, trained):

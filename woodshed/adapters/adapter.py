@@ -4,10 +4,11 @@ Modules and parameters are named as in the original model, so that files, logs a
 that holds the decoder: module `layers.0.self_attn.q_proj`, parameter `layers.0.self_attn.q_proj.lora_A.weight`.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ Recipe = Mapping[str, Any]
 """What made an adapter and how to play it, as JSON values; travels in the header of its file."""
 RECIPE_KEY = "woodshed"
 """Where in that header."""
+Copier = Callable[[Parameter], Parameter]
+"""Returns the copy of a tensor that trains."""
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class Adapter(ABC):
@@ -62,6 +66,18 @@ class Adapter(ABC):
         assert name not in self._parameters, f"{name} is trained twice"
         self._parameters[name] = parameter
         self._module_of[name] = module
+
+    def still(self) -> Self:
+        """Return the adapter as it is now, on the CPU: to be saved and compared while this one trains on."""
+        twin = copy.copy(self)
+        copies = {id(value): still_parameter(value) for value in self._parameters.values()}
+        twin.hold(lambda value: copies[id(value)])
+        return twin
+
+    def hold(self, copied: Copier) -> None:
+        """Take copies in place of the tensors that train; a family that reads them elsewhere changes that too."""
+        self._parameters = {name: copied(value) for name, value in self._parameters.items()}
+        self.biases = self.biases.holding(copied)
 
     @abstractmethod
     def save(self, folder: Path, recipe: Recipe) -> None:
@@ -124,6 +140,20 @@ class Adapter(ABC):
             parameter.copy_(values[name])
 
 
+def still_parameter(value: Tensor) -> Parameter:
+    """Return a copy on the CPU that no gradient reaches; on a device it waits for what is computed there."""
+    return Parameter(value.detach().to("cpu", copy=True), requires_grad=False)
+
+
+def still_layer(layer: Layer, copied: Copier) -> Layer:
+    """Return a module that computes as this one does, on the CPU, with copies in place of what it trains."""
+    twin = copy.copy(layer)
+    # The tables of tensors are the module's own; a shallow copy shares them.
+    twin.__dict__["_parameters"] = {name: copied(value) for name, value in layer.named_parameters(recurse=False)}
+    twin.__dict__["_buffers"] = {name: value.cpu() for name, value in layer.named_buffers(recurse=False)}
+    return twin
+
+
 def quote_some(names: Sequence[str], limit: int = 3) -> str:
     """Return the first few of many names, each as it can be shown."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -158,7 +188,13 @@ class TrainedBiases:
 
     def differences(self) -> dict[str, Tensor]:
         """Return how far each bias is from the base model's: float32, on the CPU."""
-        return {name: (value.detach() - self.base[name]).cpu() for name, value in self.parameters.items()}
+        return {name: value.detach().cpu() - self.base[name].cpu() for name, value in self.parameters.items()}
+
+    def holding(self, copied: Copier) -> Self:
+        """Return the same biases with copies in place of those that train."""
+        twin = copy.copy(self)
+        twin.parameters = {name: copied(value) for name, value in self.parameters.items()}
+        return twin
 
     def notices(self, family: str) -> tuple[str, ...]:
         """Say what a bias mode other than none does here."""

@@ -17,7 +17,15 @@ import torch
 from lycoris.modules.lokr import LokrModule
 from torch import Tensor, nn
 
-from woodshed.adapters.adapter import Adapter, Recipe, TrainedBiases, find_linear_layers, train_biases
+from woodshed.adapters.adapter import (
+    Adapter,
+    Copier,
+    Recipe,
+    TrainedBiases,
+    find_linear_layers,
+    still_layer,
+    train_biases,
+)
 from woodshed.adapters.changes import Norms
 from woodshed.adapters.content import Content
 from woodshed.adapters.kronecker import Kronecker
@@ -95,6 +103,11 @@ class LokrAdapter(Adapter):
         decoder.add_module(_CONTAINER, nn.ModuleList(layers.values()))
         parameters = {name: dict(layer.named_parameters()) for name, layer in layers.items()}
         super().__init__(linears, parameters, biases, undecayed=["dora_scale"])
+
+    def hold(self, copied: Copier) -> None:
+        """Take copies, in the layers too."""
+        super().hold(copied)
+        self.layers = {name: still_layer(layer, copied) for name, layer in self.layers.items()}
 
     def effective_delta(self, module: str) -> Tensor:
         """Return scale kron(w1, w2), or with weight decomposition what that and the norms change."""

@@ -13,7 +13,15 @@ from peft import OFTConfig
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from woodshed.adapters.adapter import Adapter, Recipe, find_linear_layers, quote_some, train_biases
+from woodshed.adapters.adapter import (
+    Adapter,
+    Copier,
+    Recipe,
+    find_linear_layers,
+    quote_some,
+    still_layer,
+    train_biases,
+)
 from woodshed.adapters.changes import Rotation
 from woodshed.adapters.content import Content
 from woodshed.adapters.injection import NAME, inject
@@ -74,6 +82,11 @@ class OftAdapter(Adapter):
     def change(self, module: str) -> Rotation:
         """Return the rotations as they are now: float32, on the CPU."""
         return Rotation(self._parameters[f"{module}.oft_R.weight"].detach().float().cpu(), TERMS)
+
+    def hold(self, copied: Copier) -> None:
+        """Take copies, in PEFT's modules too."""
+        super().hold(copied)
+        self._rotations = {name: still_layer(rotation, copied) for name, rotation in self._rotations.items()}
 
     def effective_delta(self, module: str) -> Tensor:
         """Return W R^T - W, with R as PEFT itself builds it."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from woodshed.console import Terminal
+from woodshed.console import NobodyReadsError, Terminal
 from woodshed.errors import UserError
 from woodshed.monitor.journal import Journal
 from woodshed.monitor.run_log import RunLog
@@ -59,7 +59,13 @@ def watch(
                 log = RunLog(settings, origins or {})
                 views += [stack.enter_context(Guarded(record, fail)) for record in (journal, curves, log)]
             for view in views:
-                view(event)
+                try:
+                    view(event)
+                except NobodyReadsError:
+                    # Stop as Ctrl-C does, saving: going on for hours unseen is not what `| head` asks for, and
+                    # whoever wants it has `nohup` or `> file`.
+                    terminal.lose_reader("Nobody reads the output any more, so the run stops and saves its state.")
+                    ask_to_stop()
             last = event
     assert isinstance(last, Finished), "a run that ends without an error says so"
     if failures:

@@ -51,7 +51,7 @@ class Averaging:
     def take(self, epoch: int, loss: float) -> Iterator[Event]:
         """Keep an epoch that was just measured, if it is among the best and the disk has room for it."""
         run, memory = self._run, self._validation.memory
-        if run.saved_step >= self._measured_step:  # else the newest checkpoint may still need what fell out since
+        if run.saver.saved_step >= self._measured_step:  # else the newest checkpoint may still need what fell out since
             self._drop_others()
         self._measured_step = run.position.step
         ranked = sorted([*memory.kept, (epoch, loss)], key=lambda known: (known[1], known[0]))

@@ -14,7 +14,7 @@ from woodshed.sampling.recipes import Playback, playback_of
 from woodshed.training.averaging import Averaging
 from woodshed.training.bypass import listening, without_adapter
 from woodshed.training.checkpoint import BEST
-from woodshed.training.events import Event, Notice, SampleMade, Saved
+from woodshed.training.events import Event, Notice, SampleMade
 from woodshed.training.preflight import Preflight
 from woodshed.training.run import Run
 from woodshed.training.validation import Memory, Validation
@@ -98,7 +98,7 @@ class Between:
         yield from kept
         yield from map(Notice, said)
         if found.is_best and run.settings.keep_best:
-            yield Saved(run.save_best(), "best", run.epochs_done, run.position.step)
+            run.begin_saving("best")
         if validation.should_end and run.epochs_done < run.settings.epochs:
             run.has_ended_early = True
             yield Notice(

@@ -1,4 +1,4 @@
-"""Save and restore a run: the adapter as other tools load it, and beside it everything an exact resume needs.
+"""The checkpoints of a run: the adapter as other tools load it, and beside it everything an exact resume needs.
 
     checkpoint-epoch-10/
       adapter_config.json, adapter_model.safetensors    the adapter, playable as it is (LoKr: lokr_weights.safetensors)
@@ -7,18 +7,17 @@
       resume/state.json                                 the run, position, settings, digests of the tensors and itself
     checkpoints.json                                    the names of the newest and the best one, for other programs
 
-Random generators are not saved: every draw is a function of (seed, epoch, song).
+Random generators are not saved: every draw is a function of (seed, epoch, song). Written by `snapshot`.
 """
 
 import hashlib
-import io
 import itertools
 import json
 import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from woodshed.adapters.adapter import Adapter
-from woodshed.adapters.files import look_back, verify_saved
 from woodshed.errors import UserError
 from woodshed.settings.schema import TrainSettings
-from woodshed.storage import drop_folder, save_tensors, whole_folder, write_text
+from woodshed.storage import drop_folder, write_text
 from woodshed.training.optimizers import restore_state
 from woodshed.training.resume_point import Position, ResumePoint
 
@@ -48,56 +46,6 @@ def checkpoint_folder(output_dir: Path, position: Position, *, is_epoch_complete
     """Return where a checkpoint of this position lies."""
     name = f"checkpoint-epoch-{position.epoch}"
     return output_dir / (name if is_epoch_complete else f"{name}-step-{position.step}")
-
-
-def save_checkpoint(
-    folder: Path,
-    adapter: Adapter,
-    optimizer: torch.optim.Optimizer,
-    next_position: Position,
-    *,
-    facts: Mapping[str, Any],
-    scaler: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    is_proven: bool = False,
-) -> None:
-    """Write a checkpoint folder, whole or not at all, and its adapter proven to be the one in memory.
-
-    The proof takes most of the time. Training waits for it once: what proved right is right for other numbers too.
-
-    Args:
-        folder: its final name.
-        adapter: the trained part.
-        optimizer: its state is stored as `state_dict()`.
-        next_position: where a resumed run goes on.
-        facts: settings, model, fingerprint, songs.
-        scaler: state of the fp16 loss scaler, or empty.
-        recipe: what travels in the adapter file's header.
-        is_proven: whether an adapter of this run was written and compared before; then it is only read back.
-    """
-    with whole_folder(folder) as building:
-        adapter.save(building, recipe)
-        (look_back if is_proven else verify_saved)(adapter, building)
-        resume = building / "resume"
-        resume.mkdir()
-        parameters = {name: value.detach().cpu().contiguous() for name, value in adapter.trainable_parameters().items()}
-        save_tensors(resume / "parameters.safetensors", parameters, {"format": "pt"})
-        packed = io.BytesIO()
-        torch.save(optimizer.state_dict(), packed)  # in memory: a full disk is no OSError to PyTorch
-        (resume / "optimizer.pt").write_bytes(packed.getbuffer())
-        state = {
-            "format": FORMAT,
-            "position": asdict(next_position),
-            **facts,
-            "scaler": dict(scaler),
-            "digests": {path.relative_to(building).as_posix(): _digest(path) for path in _tensor_files(building)},
-        }
-        state["digest"] = _digest_of(state)
-        (resume / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-
-
-def _tensor_files(folder: Path) -> list[Path]:
-    return sorted((*folder.glob("*.safetensors"), *folder.glob("resume/*.safetensors"), folder / "resume/optimizer.pt"))
 
 
 def write_pointers(output: Path, run: str) -> None:
@@ -237,8 +185,8 @@ def read_resume_point(folder: Path) -> ResumePoint:
         state = json.loads((resume / "state.json").read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             raise UserError(f"{folder} was written by another version of Woodshed (format {state['format']}).")
-        damaged = [name for name, digest in state["digests"].items() if _digest(folder / name) != digest]
-        if state.pop("digest") != _digest_of(state):
+        damaged = [name for name, digest in state["digests"].items() if digest_of_file(folder / name) != digest]
+        if state.pop("digest") != digest_of(state):
             damaged.append("resume/state.json")
         if damaged:
             raise UserError(f"{folder} is damaged: {', '.join(damaged)} changed since it was written.")
@@ -297,12 +245,13 @@ def keep_newest(output: Path, count: int) -> None:
         drop_folder(folder)
 
 
-def _digest(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 digest of a file as it can be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest_of(state: Mapping[str, Any]) -> str:
+def digest_of(state: Mapping[str, Any]) -> str:
     """Return the digest of a state as JSON will give it back, however it is laid out in the file."""
     text = json.dumps(json.loads(json.dumps(state)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

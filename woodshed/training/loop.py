@@ -144,7 +144,8 @@ def train(
         yield from map(Notice, (*said, *sharing(team.place, settings.gradient_accumulation), *limit.notices()))
         if preflight.resume:
             yield from map(Notice, preflight.resume.other_techniques(run.facts()["techniques"]))
-        yield from _until_trouble(run, Between(run, words), limit)
+        with run.saver:
+            yield from _until_trouble(run, Between(run, words), limit)
         yield from map(Notice, limit.notices_at_end())
         yield from _finish(run, time.monotonic() - started_at)
     except OSError as error:
@@ -169,6 +170,7 @@ def _until_trouble(run: Run, between: Between, should_stop: Callable[[], bool]) 
     """Train; whatever ends the run early, its last good step is saved first."""
     try:
         yield from _epochs(run, between, should_stop)
+        yield from _everything_saved(run)
     except UserError as error:
         if not isinstance(error, DifferError):
             try:
@@ -199,18 +201,19 @@ def _epochs(run: Run, between: Between, asked_here: Callable[[], bool]) -> Itera
         yield from _epoch(run, should_stop)
         position = run.position
         if position.steps_in_epoch < run.plan.steps_per_epoch:
-            yield _saved(run, "interrupted")
+            _begin_saving(run, "interrupted")
             return
         run.position = Position(epoch=position.epoch + 1, step=position.step)
         if not should_stop():
             yield from _by_leader(run, between.measure())
         if save_every and (position.epoch % save_every == 0 or should_stop()):
-            yield _saved(run, "checkpoint")
+            _begin_saving(run, "checkpoint")
         elif should_stop():
-            yield _saved(run, "interrupted")
+            _begin_saving(run, "interrupted")
         if should_stop():
             return
         yield from _by_leader(run, between.listen(asked_here))
+    yield from _everything_saved(run)
     yield from _by_leader(run, between.finish())
 
 
@@ -240,6 +243,7 @@ def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
         yield _step_done(run, result, now - step_started_at)
         step_started_at = now
         yield from map(Notice, run.update.notices())
+        yield from run.saver.done()
         if result.was_skipped:
             yield Notice(
                 f"Step {step} overflowed float16 and was skipped; the loss scale is now {run.scaler.get_scale():g}."
@@ -290,21 +294,26 @@ def _started(run: Run) -> Started:
     )
 
 
-def _saved(run: Run, kind: str) -> Saved:
-    """Write a checkpoint of the current position."""
-    is_complete = run.position.steps_in_epoch == 0
+def _begin_saving(run: Run, kind: str) -> None:
+    """Let a checkpoint of the current position be written while training goes on."""
     run.team.refuse_differences(run.parameters)
-    folder = run.save_checkpoint(is_epoch_complete=is_complete)
-    run.team.any(False)  # it is there before anybody goes on
-    return Saved(folder, kind, run.epochs_done if is_complete else run.position.epoch, run.position.step)
+    run.begin_saving(kind)
+
+
+def _everything_saved(run: Run) -> Iterator[Event]:
+    """Wait until every checkpoint is on the disk, in all processes."""
+    yield from run.saver.finish()
+    run.team.any(False)
 
 
 def _rescue(run: Run) -> Iterator[Event]:
     """Save the last good step before a run ends badly, unless it is safe already."""
     run.team.leave()
     run.optimizer.zero_grad(set_to_none=True)
-    if run.team.leads and run.position.step > run.saved_step:
-        yield _saved(run, "interrupted")
+    yield from run.saver.finish()
+    if run.team.leads and run.position.step > run.saver.saved_step:
+        run.begin_saving("interrupted")
+        yield from run.saver.finish()
 
 
 def _finish(run: Run, seconds: float) -> Iterator[Event]:

@@ -25,11 +25,14 @@ from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
 from woodshed.training.engine import Engine
+from woodshed.training.events import Saved
 from woodshed.training.micro_step import Model, Songs, inputs_of
 from woodshed.training.optimizers import build_optimizer, can_be_captured
 from woodshed.training.preflight import Plan, Preflight
 from woodshed.training.randomness import DrawRules, derive_seed, draw_for_songs
 from woodshed.training.resume_point import Position
+from woodshed.training.saver import Saver
+from woodshed.training.snapshot import Snapshot
 from woodshed.training.team import Part, Place, Team, part_of
 from woodshed.training.update import Update
 
@@ -50,9 +53,8 @@ class Run:
     draw_rules: DrawRules
     position: Position
     identity: str  # the same in all its checkpoints, resumed or not
+    saver: Saver
     team: Team = field(default_factory=Team)
-    is_proven: bool = False  # whether an adapter of it was written, read back and compared
-    saved_step: int = 0  # up to which a checkpoint of the row holds everything
     validated: Mapping[str, Any] = field(default_factory=dict)  # what validation knows by now, as JSON values
     has_ended_early: bool = False  # because validation no longer improved
 
@@ -131,38 +133,30 @@ class Run:
             dropout_seed = derive_seed(seed, epoch, "adapter dropout", *batch.names)
             yield Songs(batch.names, batch.frames, dropout_seed, tuple(self.engine.split(inputs)))
 
-    def save_checkpoint(self, *, is_epoch_complete: bool) -> Path:
-        """Write a checkpoint of this moment, as the leader, and drop those beyond `keep_last`; return its folder."""
-        output = self.settings.output_dir
-        place = Position(epoch=self.epochs_done) if is_epoch_complete else self.position
-        folder = checkpoint.checkpoint_folder(output, place, is_epoch_complete=is_epoch_complete)
-        self.saved_step = self.position.step
+    def begin_saving(self, kind: str) -> None:
+        """Let a checkpoint of this moment be written, as the leader.
+
+        Args:
+            kind: "best" for the one that takes the place of the best so far; else one of the row.
+        """
         if not self.team.leads:
-            return folder
-        self._write_checkpoint(folder)
-        checkpoint.keep_newest(output, self.settings.keep_last)
-        checkpoint.write_pointers(output, self.identity)
-        return folder
+            return
+        output, epoch = self.settings.output_dir, self.position.epoch
+        is_complete = self.position.steps_in_epoch == 0
+        place = Position(epoch=epoch - 1) if is_complete else self.position
+        folder = checkpoint.checkpoint_folder(output, place, is_epoch_complete=is_complete)
+        saved = Saved(output / checkpoint.BEST if kind == "best" else folder, kind, place.epoch, self.position.step)
+        self.saver.begin(saved, self.position, self._snapshot)
 
-    def save_best(self) -> Path:
-        """Write a checkpoint of this moment in place of the best so far; return its folder."""
-        folder = self.settings.output_dir / checkpoint.BEST
-        self._write_checkpoint(folder)
-        checkpoint.write_pointers(self.settings.output_dir, self.identity)
-        return folder
-
-    def _write_checkpoint(self, folder: Path) -> None:
-        checkpoint.save_checkpoint(
-            folder,
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.take(
             self.adapter,
             self.optimizer,
             self.position,
             facts=self.facts(),
             scaler=self.scaler.state_dict(),
             recipe=self.recipe(),
-            is_proven=self.is_proven,
         )
-        self.is_proven = True
 
     def newest_checkpoint(self) -> Path:
         """Return the checkpoint that a resume would take."""
@@ -276,6 +270,7 @@ def load_run(preflight: Preflight, team: Team | None = None) -> Run:
         if scaler.is_enabled() and preflight.resume.scaler:
             scaler.load_state_dict(preflight.resume.scaler)
     config = preflight.checkpoint.config
+    identity = preflight.resume.run if preflight.resume else uuid.uuid4().hex
     return Run(
         settings=settings,
         preflight=preflight,
@@ -289,8 +284,8 @@ def load_run(preflight: Preflight, team: Team | None = None) -> Run:
         loader=_loader(preflight, team.place if team else Place()),
         draw_rules=DrawRules(settings.mode, settings.cfg_ratio, config.timestep_mu, config.timestep_sigma),
         position=position,
-        identity=preflight.resume.run if preflight.resume else uuid.uuid4().hex,
-        saved_step=position.step,
+        identity=identity,
+        saver=Saver(settings.output_dir, identity, keep_last=settings.keep_last, step=position.step),
         validated=preflight.resume.validation if preflight.resume else {},
     )
 
