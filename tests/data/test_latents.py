@@ -77,7 +77,7 @@ class Spy:
     """Stands before a VAE and notes the length of every tile."""
 
     def __init__(self, vae):
-        self.config, self.device, self.dtype = vae.config, vae.device, vae.dtype
+        self.config, self.device, self.dtype, self.encoder = vae.config, vae.device, vae.dtype, vae.encoder
         self.lengths, self.counts = [], []
         self._vae = vae
 
