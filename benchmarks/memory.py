@@ -20,7 +20,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -121,7 +122,6 @@ def plan_of(settings: TrainSettings, seconds: int) -> MemoryEstimate:
 
 def measure(folder: Path, row: Row) -> dict[str, object]:
     """Train a few steps in this process; return what they took and what was planned, in GiB."""
-    build(folder, row.model, row.seconds)
     settings = settings_of(folder, row.model, row.seconds, list(row.flags))
     plan = plan_of(settings, row.seconds)
     planned = plan.total - plan.reserve
@@ -217,6 +217,12 @@ class Writer:
             file.write(line + "\n")
 
 
+def build_all(folder: Path, model: str, lengths: Iterable[int]) -> None:
+    """Make a model and songs of all lengths."""
+    for seconds in lengths:
+        build(folder, model, seconds)
+
+
 def run_group(folder: Path, rows: list[Row], ready: "Future[None]", write: Writer) -> None:
     """Measure rows in a process of their own, as soon as their model is there."""
     ready.result()
@@ -272,9 +278,12 @@ def main() -> None:
         return
     groups = chosen_rows(arguments)
     write = Writer(arguments.results or arguments.folder / "memory.jsonl")
-    models = {row.model: row.seconds for rows in groups for row in rows}
-    with ThreadPoolExecutor(len(models)) as builders, ThreadPoolExecutor(arguments.jobs) as pool:
-        ready = {model: builders.submit(build, arguments.folder, model, seconds) for model, seconds in models.items()}
+    lengths: dict[str, set[int]] = defaultdict(set)
+    for row in (row for rows in groups for row in rows):
+        lengths[row.model].add(row.seconds)
+    # One model after the other, because they share their songs.
+    with ThreadPoolExecutor(1) as builder, ThreadPoolExecutor(arguments.jobs) as pool:
+        ready = {model: builder.submit(build_all, arguments.folder, model, lengths[model]) for model in lengths}
         run = partial(run_group, arguments.folder)
         for done in [pool.submit(run, rows, ready[rows[0].model], write) for rows in groups]:
             done.result()
