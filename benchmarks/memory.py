@@ -97,7 +97,7 @@ ROWS = [
     group("xl", "--recompute all --base-precision int8", 240),
     group("2b", "--recompute half", 240),
 ]
-"""Every part of the plan, alone and with others; the slowest to begin with last, when their kernels are made already."""
+"""Every part of the plan, alone and with others; what two others have made the kernels of comes last."""
 TOY_ROWS = [
     group("toy", "--recompute none", 20, 40, (20, "--optimizer-type prodigy")),
     group("toy", "--recompute all", 20),
@@ -142,7 +142,9 @@ def first_steps(settings: TrainSettings) -> Iterator[str]:
     """Train a few steps, save nothing, and yield what was not done as planned."""
     events = train(settings)
     for event in events:
-        if isinstance(event, Notice) and any(words in event.text for words in ("left out", "goes without", "again from")):
+        if isinstance(event, Notice) and any(
+            words in event.text for words in ("left out", "goes without", "again from")
+        ):
             yield event.text
         if isinstance(event, StepDone) and event.step == STEPS:
             break
@@ -252,8 +254,10 @@ def measure_here(folder: Path, rows: list[dict[str, Any]]) -> None:
 def chosen_rows(arguments: argparse.Namespace) -> list[list[Row]]:
     """Return the groups of rows that are asked for."""
     if arguments.flags or arguments.cap:
-        return [group(arguments.model, " ".join(word.replace(" ", "+") for word in arguments.flags), row)
-                for row in [(arguments.seconds, "", *([arguments.cap] if arguments.cap else []))]]
+        return [
+            group(arguments.model, " ".join(word.replace(" ", "+") for word in arguments.flags), row)
+            for row in [(arguments.seconds, "", *([arguments.cap] if arguments.cap else []))]
+        ]
     groups = TOY_ROWS if arguments.toy else ROWS
     wanted = [[row for row in rows if arguments.rows in row.name] for rows in groups]
     return [rows for rows in wanted if rows]

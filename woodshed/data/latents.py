@@ -17,7 +17,7 @@ from woodshed.models.vae import FusedEncoder
 OVERLAP_SECONDS = 2
 """What a tile sees beyond its own part on either side. Source: ACE-Step 1.5 preprocessing."""
 TILE_SECONDS = 30
-ROOM_FRAMES = 151  # five such rooms hold a tile of 30 seconds and the part of a frame that may follow
+ROOM_FRAMES = 151  # of 6 seconds, and the part of a frame that may follow; tiles are multiples of 6 seconds
 SHORTEST_TILE = 6  # seconds, of which the overlaps take four
 MOST_TILES = 2  # at once; more were not faster, see docs/performance.md
 ALIVE = 8  # tensors of the encoder's first and widest layers that are in memory at once; six were measured
@@ -58,7 +58,7 @@ def choose_tiling(vae: AutoencoderOobleck) -> Tiling:
     of_a_second = ALIVE * vae.config.sampling_rate * vae.config.encoder_hidden_size * vae.dtype.itemsize
     seconds = SHARE * free / of_a_second
     if seconds < TILE_SECONDS:
-        return Tiling(seconds=max(float(int(seconds)), SHORTEST_TILE))
+        return Tiling(seconds=max(float(int(seconds / SHORTEST_TILE) * SHORTEST_TILE), SHORTEST_TILE))
     return Tiling(at_once=min(int(seconds / TILE_SECONDS), MOST_TILES))
 
 

@@ -2,14 +2,14 @@
 
 At 48,000 samples a second the encoder is bound by memory: between two convolutions lie a bias, a residual sum and an
 activation of eight small operations, each of which would read and write hundreds of megabytes. `FusedEncoder` lets the
-compiler make one kernel of them, for tiles of any length, and keeps channels last, as convolutions in 16 bits want them.
+compiler make one kernel of them, for tiles of any length, and keeps channels last, as convolutions in 16 bits want.
 
 Letters: B tiles, L samples or what the strides left of them, N = B x L, C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,18 +29,29 @@ MOST_VARIANTS = 64  # of a compiled function: numbers of channels x precisions
 def fold_weight_norm(vae: AutoencoderOobleck) -> None:
     """Put every convolution's weight in the place of its direction and length, from which it is made in each call."""
     for module in vae.modules():
-        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+        if hasattr(module, "weight_g"):
             remove_weight_norm(module)
             module.weight.requires_grad_(requires_grad=False)
 
 
-def can_be_fused(encoder: nn.Module) -> bool:
-    """Tell whether an encoder is made of what `FusedEncoder` knows; a linear VAE's, which adds nothing, is not."""
-    return isinstance(encoder, OobleckEncoder) and all(
-        isinstance(unit, OobleckResidualUnit) and isinstance(unit.snake1, Snake1d) and isinstance(unit.snake2, Snake1d)
-        for block in encoder.block
-        for unit in (block.res_unit1, block.res_unit2, block.res_unit3)
-    )
+@torch.no_grad()
+def fuse_encoder(vae: AutoencoderOobleck) -> str | None:
+    """Let a VAE encode through `FusedEncoder`; return why it cannot, after which it encodes as before."""
+    usual = vae.encoder
+    if not _can_be_fused(usual):
+        return "it is made of other layers"
+    try:
+        vae.encoder = FusedEncoder(usual)
+        vae.encoder(torch.zeros(1, vae.config.audio_channels, 2 * vae.hop_length, device=vae.device, dtype=vae.dtype))
+    except RuntimeError as error:  # the compiler's and CUDA's own errors are all of this kind
+        vae.encoder = usual
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+    return None
+
+
+def _can_be_fused(encoder: nn.Module) -> bool:
+    """Tell whether every layer is there; the units of a linear VAE, which add nothing, are left out."""
+    return isinstance(encoder, OobleckEncoder) and not any(isinstance(part, nn.Identity) for part in encoder.modules())
 
 
 class FusedEncoder(nn.Module):
@@ -53,7 +64,7 @@ class FusedEncoder(nn.Module):
     def __init__(self, encoder: OobleckEncoder) -> None:
         super().__init__()
         self.first = _Convolution(encoder.conv1)
-        self.blocks = nn.ModuleList(_Block(block) for block in encoder.block)
+        self.blocks = cast(Iterable[_Block], nn.ModuleList(_Block(block) for block in encoder.block))
         self.activation = _Snake(encoder.snake1)
         self.last = _Convolution(encoder.conv2)
 
@@ -80,7 +91,8 @@ class FusedEncoder(nn.Module):
             hidden = block.down(hidden)
             bias, ends = block.down.bias, block.down.length_of(ends)
         hidden = self.activation(hidden, bias, _valid(ends, hidden))
-        return (self.last(hidden) + self.last.bias).transpose(1, 2)
+        made: Tensor = self.last(hidden) + self.last.bias
+        return made.transpose(1, 2)
 
 
 def _valid(ends: Tensor, hidden: Tensor) -> Tensor:
@@ -104,6 +116,7 @@ class _Convolution(nn.Module):
         # A Conv1d would make its input contiguous, channels first; as an image of one row it takes what it gets.
         weight = layer.weight.detach()[:, :, None].contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight, persistent=False)
+        assert layer.bias is not None
         self.register_buffer("bias", layer.bias.detach(), persistent=False)
         self.kernel, self.stride = layer.kernel_size[0], layer.stride[0]
         self.padding, self.dilation = int(layer.padding[0]), layer.dilation[0]
@@ -172,8 +185,10 @@ class _Block(nn.Module):
         super().__init__()
         units = (block.res_unit1, block.res_unit2, block.res_unit3)
         self.first = _Snake(units[0].snake1)
-        self.units = nn.ModuleList(_Unit(unit) for unit in units)
-        self.following = nn.ModuleList(_Snake(snake) for snake in (units[1].snake1, units[2].snake1, block.snake1))
+        self.units = cast(Iterable[_Unit], nn.ModuleList(_Unit(unit) for unit in units))
+        self.following = cast(
+            Iterable[_Snake], nn.ModuleList(_Snake(snake) for snake in (units[1].snake1, units[2].snake1, block.snake1))
+        )
         self.down = _Convolution(block.conv1)
 
 
