@@ -60,6 +60,8 @@ def build(folder: Path, model: str, seconds: int) -> None:
     frames = seconds * 25
     channels, width = (8, 64) if model == "toy" else (64, 2048)
     for name in "abcd":
+        if (songs / f"{name}.pt").is_file():
+            continue  # somebody may be training on it
         latents = torch.randn(frames, channels, generator=generator)
         sample = {
             "target_latents": latents.bfloat16(),

@@ -8,14 +8,18 @@ import torch
 
 from woodshed.data import latents
 from woodshed.data.latents import Posterior, Tiling, choose_tiling, encode_waveform, hop_of, plan_tiles
+from woodshed.models import vae as vae_module
 from woodshed.models.load import load_vae
+from woodshed.models.vae import fuse_encoder
 
 HOP = 1920
 
 
 @pytest.fixture(scope="module")
 def vae(checkpoint_root):
-    return load_vae(checkpoint_root / "vae", dtype=torch.float32, device="cpu")
+    loaded = load_vae(checkpoint_root / "vae", dtype=torch.float32, device="cpu")
+    loaded.folder = checkpoint_root / "vae"
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ class Spy:
     """Stands before a VAE and notes the length of every tile."""
 
     def __init__(self, vae):
-        self.config, self.device, self.dtype = vae.config, vae.device, vae.dtype
+        self.config, self.device, self.dtype, self.encoder = vae.config, vae.device, vae.dtype, vae.encoder
         self.lengths, self.counts = [], []
         self._vae = vae
 
@@ -176,7 +180,7 @@ def card(free, reserved=0, allocated=0, *, monkeypatch, width=128):
         (70, Tiling(30, 2, 2)),
         (8, Tiling(30, 2, 2)),
         (4, Tiling(30, 2, 1)),
-        (2, Tiling(17, 2, 1)),
+        (2, Tiling(12, 2, 1)),
         (0.5, Tiling(6, 2, 1)),
     ],
 )
@@ -198,3 +202,19 @@ def test_what_is_chosen_is_used(vae, long_wave, monkeypatch):
     spy = Spy(vae)
     encode_waveform(spy, long_wave[:, :96_000])
     assert max(spy.counts) == 2
+
+
+@pytest.mark.parametrize(("samples", "at_once"), [(40_000, 1), (80_639, 3)])
+def test_the_fused_encoder_gives_the_same_in_rooms_of_few_sizes(vae, long_wave, samples, at_once, monkeypatch):
+    monkeypatch.setattr(vae_module, "_compiled", lambda function: function)
+    wave = long_wave[:, :samples]
+    whole = encode_waveform(vae, wave)
+    fused = load_vae(vae.folder, dtype=torch.float32, device="cpu")
+    assert fuse_encoder(fused) is None
+    rooms = []
+    fused.encoder.register_forward_pre_hook(lambda _module, given: rooms.append(given[0].shape[-1]))
+    monkeypatch.setattr(latents, "ROOM_FRAMES", 41)
+    found = encode_waveform(fused, wave, Tiling(1.6, 0.4, at_once))
+    assert_same(found.mean, whole.mean)
+    assert_same(found.std, whole.std)
+    assert set(rooms) == {41 * HOP}

@@ -316,3 +316,26 @@ def test_the_condition_encoder_has_the_memory_for_itself(settings_for, write_jso
             gc.collect()
             living[event.step] = [name for name, module in loaded.items() if module() is not None]
     assert living == {"audio": [*PARTS[:2]], "text": [*PARTS[:2]], "conditions": [PARTS[2]]}
+
+
+def test_on_a_card_it_is_said_whether_there_is_music_enough_for_the_compiler(settings_for, write_json, monkeypatch):
+    def said(**changes: object) -> list[str]:
+        events = preprocess(settings_for(dataset_json=write_json({"a.wav": {}}), precision="fp32", **changes))
+        return [event.text for event in events if isinstance(event, Notice) and "ompile" in event.text]
+
+    monkeypatch.setattr(encode, "resolve_device", lambda _name: torch.device("cuda:0"))
+    for name in PARTS:
+        load = getattr(passes, name)
+        monkeypatch.setattr(passes, name, lambda source, load=load, **how: load(source, **how | {"device": "cpu"}))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda part, *_: part)
+    for place in (passes, encode):
+        monkeypatch.setattr(place, "why_not_compile", lambda _device: None)
+    monkeypatch.setattr(passes, "fuse_encoder", lambda _vae: "it hurts")
+    assert said() == ["compile: auto -> no (0 minutes of music are too few to wait for the compiler)"]
+    assert said(compile="no") == []
+    monkeypatch.setattr(passes, "WORTH_COMPILING", 0.1)
+    again = {"tensor_output": settings_for().tensor_output / "other"}
+    assert said(**again, compile="yes") == ["The VAE's kernels cannot be compiled here, so it goes without: it hurts"]
+    monkeypatch.setattr(passes, "fuse_encoder", lambda _vae: None)
+    again["tensor_output"] /= "third"
+    assert said(**again) == ["compile: auto -> yes"]

@@ -11,6 +11,7 @@ import torch
 from woodshed.data import encode, passes
 from woodshed.data.loudness import integrated_loudness
 from woodshed.errors import UserError
+from woodshed.models import vae
 from woodshed.models.encoders import TextEncoder
 from woodshed.settings.resolve import Layer, resolve
 from woodshed.settings.schema import PreprocessSettings
@@ -246,3 +247,18 @@ def test_shard_is_the_part_of_the_songs_that_is_encoded(desk):
         assert manifest["woodshed"]["shard"]["number"] == number
         samples[number] = {path.name.split("-")[0] for path in folder.glob("*.pt")}
     assert samples == {1: {"high"}, 2: {"low"}}
+
+
+def test_compile_makes_the_vaes_kernels_or_leaves_them(desk):
+    desk.patch.setattr(vae, "_compiled", lambda function: function)
+    made = []
+    fuse = passes.fuse_encoder
+    desk.patch.setattr(passes, "fuse_encoder", lambda part: made.append(part) or fuse(part))
+    asked = {word: desk.run(compile=word)[0]["low"]["target_latents"] for word in ("no", "auto", "yes")}
+    assert len(made) == 1
+    assert isinstance(made[0].encoder, vae.FusedEncoder)
+    assert torch.equal(asked["auto"], asked["no"])
+    assert torch.allclose(asked["yes"], asked["no"], rtol=1e-4, atol=1e-5)
+    desk.patch.setattr(encode, "why_not_compile", lambda _device: "the moon is full")
+    with pytest.raises(UserError, match="--compile yes cannot work here: the moon is full"):
+        desk.run(compile="yes")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from woodshed.errors import UserError
-from woodshed.training import techniques
+from woodshed.models import devices
 from woodshed.training.techniques import Techniques, choose_techniques
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -18,7 +18,7 @@ def a_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
-    monkeypatch.setattr(techniques.importlib.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda _name: object())
     return monkeypatch
 
 
@@ -77,7 +77,7 @@ def test_a_dial_beats_gradient_checkpointing(settings_for, dial):
 
 
 def test_without_triton_flash_attention_and_graphs_remain(settings_for, a_card):
-    a_card.setattr(techniques.importlib.util, "find_spec", lambda _name: None)
+    a_card.setattr(devices.importlib.util, "find_spec", lambda _name: None)
     found, said = chosen(settings_for())
     assert (found.compile, found.cuda_graphs, found.attention) == (False, True, "flash")
     assert "triton is not installed" in said[0]

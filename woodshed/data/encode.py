@@ -23,7 +23,7 @@ from woodshed.data.passes import encode_songs
 from woodshed.data.shards import Shard, choose_shard, songs_digest
 from woodshed.errors import CheckpointError, DataError, UserError, collecting
 from woodshed.models.checkpoints import CheckpointRoot, choose_model, find_checkpoints, fingerprint
-from woodshed.models.devices import resolve_device, resolve_precision
+from woodshed.models.devices import resolve_device, resolve_precision, why_not_compile
 from woodshed.models.load import load_silence
 from woodshed.settings.schema import PreprocessSettings
 
@@ -109,6 +109,8 @@ def prepare(settings: PreprocessSettings) -> Work:
     with collecting(problems):
         device = resolve_device(_own_device(settings.device, shard))
         dtype = resolve_precision(settings.precision, device)
+    if settings.compile == "yes" and device is not None and (hindrance := why_not_compile(device)) is not None:
+        problems.append(f"--compile yes cannot work here: {hindrance}. Leave it at auto.")
     with collecting(problems):
         found = find_checkpoints(settings.checkpoint_dir)
         checkpoint = choose_model(found, settings.model)

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderOobleck
+from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
 from torch import Tensor
+
+from woodshed.models.vae import FusedEncoder
 
 OVERLAP_SECONDS = 2
 """What a tile sees beyond its own part on either side. Source: ACE-Step 1.5 preprocessing."""
 TILE_SECONDS = 30
+ROOM_FRAMES = 151  # of 6 seconds, and the part of a frame that may follow; tiles are multiples of 6 seconds
 SHORTEST_TILE = 6  # seconds, of which the overlaps take four
 MOST_TILES = 2  # at once; more were not faster, see docs/performance.md
 ALIVE = 8  # tensors of the encoder's first and widest layers that are in memory at once; six were measured
@@ -54,7 +58,7 @@ def choose_tiling(vae: AutoencoderOobleck) -> Tiling:
     of_a_second = ALIVE * vae.config.sampling_rate * vae.config.encoder_hidden_size * vae.dtype.itemsize
     seconds = SHARE * free / of_a_second
     if seconds < TILE_SECONDS:
-        return Tiling(seconds=max(float(int(seconds)), SHORTEST_TILE))
+        return Tiling(seconds=max(float(int(seconds / SHORTEST_TILE) * SHORTEST_TILE), SHORTEST_TILE))
     return Tiling(at_once=min(int(seconds / TILE_SECONDS), MOST_TILES))
 
 
@@ -86,15 +90,35 @@ def encode_waveform(vae: AutoencoderOobleck, waveform: Tensor, tiling: Tiling | 
     waveform = F.pad(waveform, (0, max(hop - waveform.shape[1], 0)))
     frames = waveform.shape[1] // hop
     tiles = plan_tiles(frames, round(tiling.seconds * rate / hop), round(tiling.overlap * rate / hop))
-    means, stds = [], []
-    for group in _groups(tiles, tiling.at_once, ends_on_frame=waveform.shape[1] == frames * hop):
-        sound = torch.stack([waveform[:, tile.first * hop : tile.stop(hop, frames)] for tile in group])
-        posterior = vae.encode(sound.to(vae.device, vae.dtype)).latent_dist
-        mean, std = posterior.mean.float().cpu(), posterior.std.float().cpu()
-        for row, tile in enumerate(group):
-            means.append(mean[row, :, tile.own].T)
-            stds.append(std[row, :, tile.own].T)
-    return Posterior(torch.cat(means), torch.cat(stds))
+    is_fused = isinstance(vae.encoder, FusedEncoder)
+    parts = []
+    for group in _groups(tiles, tiling.at_once, are_alike=is_fused or waveform.shape[1] == frames * hop):
+        sounds = [waveform[:, tile.first * hop : tile.stop(hop, frames)] for tile in group]
+        posterior = (_encode_in_room if is_fused else _encode)(vae, sounds, hop)
+        made = torch.cat([posterior.mean, posterior.std], dim=1).float()
+        parts += [made[row, :, tile.own] for row, tile in enumerate(group)]
+    mean, std = torch.cat(parts, dim=1).cpu().T.chunk(2, dim=1)  # the only wait for the device
+    return Posterior(mean.contiguous(), std.contiguous())
+
+
+def _encode(vae: AutoencoderOobleck, sounds: list[Tensor], _hop: int) -> OobleckDiagonalGaussianDistribution:
+    """Encode tiles of one length."""
+    return vae.encode(_upload(torch.stack(sounds), vae)).latent_dist
+
+
+def _encode_in_room(vae: AutoencoderOobleck, sounds: list[Tensor], hop: int) -> OobleckDiagonalGaussianDistribution:
+    """Encode tiles in room of one of few sizes, for each of which the convolutions' kernels are chosen once."""
+    lengths = [sound.shape[1] for sound in sounds]
+    room = -(-max(lengths) // (ROOM_FRAMES * hop)) * ROOM_FRAMES * hop
+    filled = torch.stack([F.pad(sound, (0, room - sound.shape[1])) for sound in sounds])
+    return OobleckDiagonalGaussianDistribution(vae.encoder(_upload(filled, vae), lengths))
+
+
+def _upload(sounds: Tensor, vae: AutoencoderOobleck) -> Tensor:
+    """Copy sounds to the VAE without waiting for what it still computes."""
+    if vae.device.type != "cuda":
+        return sounds.to(vae.device, vae.dtype)
+    return sounds.pin_memory().to(vae.device, non_blocking=True).to(vae.dtype)
 
 
 @dataclass(frozen=True)
@@ -125,12 +149,12 @@ def plan_tiles(frames: int, length: int, overlap: int) -> list[Tile]:
     return tiles
 
 
-def _groups(tiles: list[Tile], at_once: int, *, ends_on_frame: bool) -> Iterator[list[Tile]]:
+def _groups(tiles: list[Tile], at_once: int, *, are_alike: bool) -> Iterator[list[Tile]]:
     """Yield tiles of one length in groups that go through together, as even as can be.
 
-    The last tile is a part of a frame longer unless the song ends on a frame.
+    Unless all are alike the last tile, which is a part of a frame longer, goes alone.
     """
-    alike, alone = (tiles, []) if ends_on_frame else (tiles[:-1], tiles[-1:])
+    alike, alone = (tiles, []) if are_alike else (tiles[:-1], tiles[-1:])
     size = -(-len(alike) // max(-(-len(alike) // at_once), 1))
     yield from (alike[start : start + size] for start in range(0, len(alike), max(size, 1)))
     if alone:

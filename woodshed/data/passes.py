@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from woodshed.data.manifest import OUR_RECORD
 from woodshed.data.songs import listed
 from woodshed.data.tensor_files import read_tensors, write_tensors
 from woodshed.errors import DataError, UserError
+from woodshed.models.devices import why_not_compile
 from woodshed.models.encoders import (
     ConditionEncoder,
     TextEncoder,
@@ -31,12 +32,14 @@ from woodshed.models.encoders import (
     encode_padded_conditions,
 )
 from woodshed.models.load import load_condition_encoder, load_silence, load_text_encoder, load_vae
+from woodshed.models.vae import fuse_encoder
 
 Songs = Generator[tuple[Job, Any], None, None]
 """Songs with what is prepared of each."""
 Steps = Generator[EncodeEvent, None, list[Job]]
 """Events on the way; in the end the songs that came through."""
 SOUND_AHEAD = 2**30  # bytes of decoded sound that may wait for the VAE, beside one song that is longer
+WORTH_COMPILING = 7200.0  # seconds of music
 UNKNOWN_SECONDS = 600.0  # taken for a song whose header does not say its length
 
 
@@ -63,6 +66,7 @@ def _first_pass(work: Work, jobs: list[Job]) -> Steps:
     waiting_room = torch.device("cpu") if work.settings.offload_encoder else work.device
     vae = load_vae(work.found.require_vae(), dtype=work.dtype, device=work.device)
     texts = load_text_encoder(work.found.require_text_encoder(), dtype=work.dtype, device=waiting_room)
+    yield from map(Notice, _fuse(work, vae, jobs))
     jobs = yield from _each(work, _sounds(work, jobs), len(jobs), "audio", partial(_encode_audio, work, vae))
     yield from _length_notice(work, jobs)
     vae.to(waiting_room)
@@ -71,6 +75,29 @@ def _first_pass(work: Work, jobs: list[Job]) -> Steps:
     jobs = yield from _each(work, _alone(jobs), len(jobs), "text", partial(_encode_text, work, texts))
     yield from _cut_notices(work, jobs)
     return jobs
+
+
+def _fuse(work: Work, vae: AutoencoderOobleck, jobs: list[Job]) -> Iterator[str]:
+    """Let the compiler make the VAE's kernels where that was asked for or pays; on CUDA say what `auto` came to."""
+    asked = work.settings.compile
+    if asked == "no" or (asked == "auto" and work.device.type != "cuda"):
+        return
+    reason = why_not_compile(work.device) or (_why_not_worth_it(jobs) if asked == "auto" else None)
+    if reason is None and (failed := fuse_encoder(vae)) is not None:
+        yield f"The VAE's kernels cannot be compiled here, so it goes without: {failed}"
+    elif asked == "auto":
+        yield f"compile: auto -> no ({reason})" if reason else "compile: auto -> yes"
+
+
+def _why_not_worth_it(jobs: list[Job]) -> str | None:
+    """Return why so little music is encoded sooner without waiting for the compiler; None where there is enough."""
+    music = 0.0
+    for job in jobs:
+        with suppress(DataError, OSError):  # what is wrong with a song is said when its turn comes
+            music += audio.probe(job.song.path).seconds or UNKNOWN_SECONDS
+        if music >= WORTH_COMPILING:
+            return None
+    return f"{music / 60:.0f} minutes of music are too few to wait for the compiler"
 
 
 def _second_pass(work: Work, jobs: list[Job]) -> Steps:

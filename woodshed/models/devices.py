@@ -1,6 +1,8 @@
 """Where to compute, in which precision, and how the same computation gives the same result."""
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,6 +70,16 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         with torch.cuda.device(device):
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return {"xpu": torch.bfloat16, "mps": torch.float16}.get(device.type, torch.float32)
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """Return what keeps `torch.compile` from working for a device, None where nothing is known to."""
+    if device.type == "cuda":
+        found = importlib.util.find_spec("triton") is not None
+        return None if found else "the package triton is not installed (Windows: pip install triton-windows)"
+    if device.type == "cpu":
+        return None if shutil.which("g++") or shutil.which("clang++") else "there is no C++ compiler"
+    return f"nothing is known of compiling for {device.type}"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from woodshed.models.decoder import Decoder, build_decoder
 from woodshed.models.encoders import ConditionEncoder, TextEncoder, build_text_model, read_tokenizer
 from woodshed.models.frozen import FrozenLinear
 from woodshed.models.keys import diffusers_to_original
+from woodshed.models.vae import fold_weight_norm
 from woodshed.models.weights import StoredTensor, check_tensors, fill_module, read_headers
 from woodshed.storage import DAMAGE
 
@@ -180,6 +181,7 @@ def load_vae(folder: Path, *, dtype: torch.dtype, device: Device) -> Autoencoder
     names = {name: name for name in vae.state_dict()}
     _fill(vae, names, stored, sorted(stored.keys() - names.keys()), f"the VAE {folder}", dtype=dtype, device=device)
     _leave_out_idle_layers(vae)
+    fold_weight_norm(vae)
     return vae
 
 

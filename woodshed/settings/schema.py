@@ -974,6 +974,14 @@ class PreprocessSettings(SourceSettings, DeviceSettings, ModelSettings):
         why="Enable on tight VRAM budgets.",
         section="Device & Precision",
     )
+    compile: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "Compile",
+        "Let torch.compile make kernels for the VAE; auto does so on CUDA where triton is installed and there is music "
+        "enough.",
+        why="`no` when the compiler fails.",
+        section="Device & Precision",
+    )
 
 
 class EstimateSettings(RankingSettings, DeviceSettings, TensorSettings, ModelSettings):

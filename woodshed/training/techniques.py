@@ -1,7 +1,5 @@
 """Which of the techniques that make a step fast or small are used, as the settings ask and the machine allows."""
 
-import importlib.util
-import shutil
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +7,7 @@ import torch
 from woodshed.errors import UserError, collecting
 from woodshed.models.config import ModelConfig
 from woodshed.models.devices import DTYPES
+from woodshed.models.devices import why_not_compile as _why_not_compile
 from woodshed.models.frozen import require_base_precision
 from woodshed.settings.schema import TrainSettings
 
@@ -92,15 +91,6 @@ def choose_techniques(
         recompute = "all" if settings.gradient_checkpointing else "none"
     found = Techniques(is_compiled, has_graphs, attention, recompute, packed)
     return found, said if device.type == "cuda" else []
-
-
-def _why_not_compile(device: torch.device) -> str | None:
-    if device.type == "cuda":
-        found = importlib.util.find_spec("triton") is not None
-        return None if found else "the package triton is not installed (Windows: pip install triton-windows)"
-    if device.type == "cpu":
-        return None if shutil.which("g++") or shutil.which("clang++") else "there is no C++ compiler"
-    return f"nothing is known of compiling for {device.type}"
 
 
 def _why_not_graphs(settings: TrainSettings, device: torch.device) -> str | None:
