@@ -38,7 +38,7 @@ def test_what_is_to_come_is_every_epoch_from_where_the_run_stands(settings_for):
     assert all(map(equal, found, expected))
 
 
-def test_without_a_card_everything_stays_where_it_is(settings_for):
+def test_without_a_card_everything_stays_where_it_is():
     courier, value = Courier(torch.device("cpu"), pins=True), torch.ones(3)
     with courier.at_work():
         assert courier.bring(value) is value

@@ -102,10 +102,9 @@ def check(settings: TrainSettings) -> Preflight:
     Raises:
         UserError: with every problem found.
     """
-    problems: list[str] = []
+    problems, start_notices, chosen = list[str](), list[str](), list[str]()
     device = dtype = checkpoint = songs = targets = resume = preview = techniques = None
     digest, adapter_parameters = "", 0
-    start_notices, chosen = list[str](), list[str]()
     with collecting(problems):
         device = _own_device(settings)
         dtype = resolve_precision(settings.precision, device)
