@@ -75,7 +75,7 @@ def loader_of(dataset: SongDataset, keep: str, workers: int) -> BatchLoader:
         prefetch_factor=2,
         persistent_workers=True,
         keep_in_memory=keep,  # type: ignore[arg-type]
-        device_type="cpu",
+        device=torch.device("cpu"),
     )
 
 

@@ -56,7 +56,7 @@ def load():
             "prefetch_factor": 2,
             "persistent_workers": False,
             "keep_in_memory": "no",
-            "device_type": "cpu",
+            "device": torch.device("cpu"),
         }
         made.append(BatchLoader(dataset, **settings | changes))
         return made[-1]
@@ -298,7 +298,7 @@ def test_auto_keeps_songs_in_memory_up_to_a_limit(dataset, load, monkeypatch):
 
 
 def test_large_songs_are_not_measured_when_nobody_asks(dataset, load, monkeypatch):
-    monkeypatch.setattr(SongDataset, "weighs_at_most", lambda *_: pytest.fail("one look at each file is slow"))
+    monkeypatch.setattr(SongDataset, "weight_up_to", lambda *_: pytest.fail("one look at each file is slow"))
     assert load(dataset, keep_in_memory="yes").is_resident
     assert not load(dataset, keep_in_memory="no").is_resident
 
@@ -307,7 +307,7 @@ def test_large_songs_are_not_measured_when_nobody_asks(dataset, load, monkeypatc
     ("asked", "device", "expected"), [(True, "cuda", True), (False, "cuda", False), (True, "cpu", False)]
 )
 def test_memory_is_pinned_only_where_it_is_asked_for_and_there_is_a_gpu(dataset, load, asked, device, expected):
-    assert load(dataset, pin_memory=asked, device_type=device)._loader.pin_memory is expected
+    assert load(dataset, pin_memory=asked, device=torch.device(device))._loader.pin_memory is expected
 
 
 def test_what_reads_the_songs_can_be_sent_to_a_new_process(dataset, load):

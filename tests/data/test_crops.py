@@ -64,7 +64,7 @@ def batches_of(write_sample):
 
     def read(epoch, start=0, **changes):
         values = {"batch_size": 3, "seed": 42, "num_workers": 0, "pin_memory": False, "prefetch_factor": 2}
-        values |= {"persistent_workers": True, "keep_in_memory": "no", "device_type": "cpu", "crop_seconds": 1}
+        values |= {"persistent_workers": True, "keep_in_memory": "no", "device": torch.device("cpu"), "crop_seconds": 1}
         loader = BatchLoader(dataset, **values | changes)
         found = list(loader.epoch(epoch, start))
         again = list(loader.epoch(epoch + 1, start))

@@ -279,10 +279,10 @@ def test_a_large_dataset_is_opened_without_reading_its_files(write_sample, open_
 def test_the_weight_is_that_of_the_files_and_no_more_are_looked_at_than_must_be(write_sample, open_folder):
     weights = [write_sample(name, frames=frames).stat().st_size for name, frames in (("a", 5), ("b", 500))]
     found = open_folder()
-    assert found.weighs_at_most(sum(weights))
-    assert not found.weighs_at_most(sum(weights) - 1)
+    assert found.weight_up_to(sum(weights)) == sum(weights)
+    assert found.weight_up_to(sum(weights) - 1) is None
     found.files[1].unlink()
-    assert not found.weighs_at_most(weights[0] - 1), "the first says it already"
+    assert found.weight_up_to(weights[0] - 1) is None, "the first says it already"
 
 
 def test_many_songs_are_a_few_hundred_bytes_each(write_sample, open_folder, folder):

@@ -34,7 +34,7 @@ def test_pin_memory_is_asked_of_the_loader_for_cuda_and_named_inert_elsewhere(be
         loader = batches.BatchLoader(
             run.preflight.dataset,
             keep_in_memory="no",
-            device_type="cuda",
+            device=torch.device("cuda"),
             **{name: options[name] for name in names},
         )
         assert loader._loader.pin_memory == wanted
@@ -91,5 +91,5 @@ def test_keep_in_memory_reads_each_song_once(bench):
         hidden.rename(bench.songs)
         loader.close()
     assert "kept in memory" in preflight(bench.settings(num_workers=2)).inert["num_workers"]
-    bench.patch.setattr("woodshed.training.preflight.MEMORY_LIMIT", 100)
+    bench.patch.setattr("woodshed.training.memory_plan.MEMORY_LIMIT", 100)
     assert "num_workers" not in preflight(bench.settings(num_workers=2)).inert

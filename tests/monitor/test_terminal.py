@@ -57,6 +57,12 @@ def test_a_logged_step_tells_progress_loss_rate_speed_and_time_left(plain, run_o
     )
 
 
+def test_the_share_of_time_in_which_songs_were_waited_for_is_told_at_the_end(plain, run_of):
+    events = [dataclasses.replace(one, waited=0.005) if isinstance(one, StepDone) else one for one in run_of()]
+    assert "1.0% of the steps' time was spent waiting for songs." in plain(events)
+    assert not [line for line in plain(run_of()) if "waiting" in line]
+
+
 @pytest.mark.parametrize(("every", "steps"), [(1, range(1, 13)), (5, [5, 10]), (100, [])])
 def test_steps_are_shown_as_often_as_the_run_logs(plain, run_of, every, steps):
     lines = plain(run_of(log_every=every))

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from woodshed.training.ahead import read_ahead
+from woodshed.training import ahead
+from woodshed.training.ahead import Supply, read_ahead
 
 
 def counted(count, made, ended=None):
@@ -58,3 +59,31 @@ def test_whoever_stops_asking_ends_the_making():
     assert ended == [True]
     assert len(made) <= 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead") and thread.is_alive()]
+
+
+def test_a_supply_counts_the_time_in_which_somebody_waits_and_no_other(monkeypatch):
+    now = [100.0]
+
+    def late(items):
+        for item in items:
+            now[0] += 2.0
+            yield item
+
+    monkeypatch.setattr(ahead, "read_ahead", late)
+    monkeypatch.setattr(ahead.time, "monotonic", lambda: now[0])
+    supply = Supply(iter("abcde"))
+    assert supply.take(2) == ["a", "b"]
+    assert supply.waited == 4.0
+    now[0] += 50.0  # somebody works
+    assert supply.take(0) == []
+    assert supply.take(9) == ["c", "d", "e"]
+    assert supply.waited == 10.0
+
+
+def test_a_supply_that_is_closed_makes_no_more():
+    made, ended = [], []
+    supply = Supply(counted(100, made, ended))
+    supply.take(1)
+    supply.close()
+    assert ended == [True]
+    assert supply.take(1) == []

@@ -72,3 +72,9 @@ def test_a_batch_without_lengths_gets_some():
     assert part.frame_lengths.tolist() == [40, 40]
     assert part.condition_lengths.tolist() == [8, 8]
     assert part.latents.shape[1] == 320
+
+
+def test_songs_of_one_length_stay_together_whatever_their_conditions():
+    (part,) = by_length(inputs([400, 400], [20, 300]), patch_size=2)
+    assert part.conditions.shape[1] == rounded_up(300, 4)
+    assert part.condition_lengths.tolist() == [20, 300]

@@ -10,7 +10,7 @@ from woodshed.models.memory import GIB
 from woodshed.training import engine as engine_module
 from woodshed.training import memory_plan, preflight
 from woodshed.training.events import StepDone
-from woodshed.training.memory_plan import fit, longest_song
+from woodshed.training.memory_plan import fit, longest_song, place_songs, room_beside
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
 from woodshed.training.techniques import Techniques
@@ -131,3 +131,52 @@ def test_a_resumed_run_computes_as_it_did_before_however_much_is_free_now(settin
     assert (found.recompute, found.packed) == ("half", "int8")
     found = check(settings_for(resume_from="latest", gradient_checkpointing=False)).techniques
     assert (found.recompute, found.packed) == ("none", None)
+
+
+CARD, RAM = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "room", "limit", "expected"),
+    [
+        ("auto", CARD, 2.0, 1.0, "card"),
+        ("auto", CARD, 1.99, 1.0, "yes"),
+        ("auto", CARD, -5.0, 0.9, "no"),
+        ("auto", RAM, 9.0, 1.0, "yes"),
+        ("auto", RAM, 9.0, 0.9, "no"),
+        ("card", CARD, 0.0, 0.0, "card"),
+        ("card", RAM, 0.0, 0.0, "yes"),
+        ("yes", CARD, 9.0, 0.0, "yes"),
+        ("no", CARD, 9.0, 9.0, "no"),
+    ],
+)
+def test_songs_lie_where_they_are_wanted_or_where_there_is_room(
+    settings_for, monkeypatch, asked, device, room, limit, expected
+):
+    """Room and limit in times of what the songs weigh; of what a plan leaves, songs get half."""
+    dataset = check(settings_for()).dataset
+    weight = sum(path.stat().st_size for path in dataset.files)
+    monkeypatch.setattr(memory_plan, "MEMORY_LIMIT", limit * weight)
+    found = place_songs(settings_for(keep_in_memory=asked), dataset, device, lambda: room * weight)
+    assert found == (expected, weight if expected == "card" else 0)
+
+
+def test_what_a_plan_leaves_is_counted_without_the_margin_and_only_where_the_plan_is_known(settings_for, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * GIB, 80 * GIB))
+    plan = SimpleNamespace(total=3 * GIB)
+    assert room_beside(settings_for(), plan, CARD) == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert room_beside(settings_for(device="cpu"), plan, CARD) == 5 * GIB
+    assert room_beside(settings_for(sample_every_n_epochs=1), plan, CARD) == 1 * GIB
+    assert room_beside(settings_for(adapter_type="oft"), plan, CARD) == 0
+
+
+def test_songs_on_the_card_are_a_part_of_the_plan(settings_for):
+    found = check(settings_for())
+    config, settings = found.checkpoint.config, found.settings
+    trained = memory_plan.trained_by(settings, config, found.targets, found.adapter_parameters)
+    common = {"dtype": torch.float32, "frames": 50, "is_cuda": True}
+    without = memory_plan.plan_memory(settings, config, trained, ALL, **common)
+    with_songs = memory_plan.plan_memory(settings, config, trained, ALL, **common, songs=7)
+    assert with_songs.parts() == without.parts() | {"songs": 7}
+    assert with_songs.total == without.total + 7

@@ -32,6 +32,13 @@ def test_what_auto_became_is_said(said):
         "keep_in_memory: auto -> yes; 4 workers stay idle",
     ]
     assert "keep_in_memory: auto -> yes" in said(num_workers=0)
+    assert "keep_in_memory: card -> yes" in said(num_workers=0, keep_in_memory="card", device="cpu")
+
+
+def test_what_songs_take_of_a_card_is_said(said, monkeypatch):
+    monkeypatch.setattr("woodshed.training.preflight.place_songs", lambda *_: ("card", 3 * 2**29))
+    assert "keep_in_memory: auto -> card (1.50 GiB); 4 workers stay idle" in said(device="cpu")
+    assert not [line for line in said(device="cpu", keep_in_memory="card") if line.startswith("keep_in_memory")]
 
 
 def test_what_moves_with_another_choice_is_said(said):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from woodshed.data.dataset import SongDataset
 from woodshed.errors import UserError
 from woodshed.training import validation
 from woodshed.training.bypass import listening
@@ -235,6 +236,13 @@ def test_the_base_model_is_measured_once_a_run(settings_for):
     measuring.measure(1)
     measuring.measure(2)
     assert counted == [2] * 6
+
+
+def test_a_song_is_read_once_for_all_its_levels(settings_for, monkeypatch):
+    measuring, read = Validation(load_run(check(settings_for(**HELD))), {}), []
+    once = SongDataset.__getitem__
+    monkeypatch.setattr(SongDataset, "__getitem__", lambda songs, index: (read.append(index), once(songs, index))[1])
+    assert len(measuring.held_out_losses()) == 8 * len(read)
 
 
 def test_repeatable_kernels_are_asked_for_while_it_measures(settings_for, monkeypatch):

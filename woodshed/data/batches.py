@@ -1,4 +1,4 @@
-"""From a dataset to a stream of batches: the order of an epoch, workers, pinned memory, and songs kept in RAM."""
+"""From a dataset to a stream of batches: the order of an epoch, workers, pinned memory, and songs that are kept."""
 
 import signal
 import sys
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from woodshed.data.crops import crop, crop_frames
 from woodshed.data.dataset import Batch, Sample, SongDataset, collate
+from woodshed.data.kept import KeptSongs
 from woodshed.errors import DataError
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of songs that `auto` keeps in RAM: small beside the 16 GB of a modest machine
@@ -25,6 +26,7 @@ def epoch_order(seed: int, epoch: int, songs: int) -> list[int]:
 
 
 Place = tuple[int, int]  # an epoch, and a song's place in the dataset
+Keep = Literal["auto", "card", "yes", "no"]
 Deal = tuple[int, int, int]  # this process, of how many, and the batches of a step, which are dealt in turn
 
 
@@ -56,8 +58,9 @@ class BatchLoader:
         pin_memory: page-locked batches, which copy to a GPU without waiting; only where there is one.
         prefetch_factor: batches that each worker reads ahead.
         persistent_workers: keep the workers between epochs.
-        keep_in_memory: read each song once and hold it; `auto` does so up to 4 GiB. Then no workers run.
-        device_type: where batches go, such as "cuda".
+        keep_in_memory: read each song once and hold it, in RAM or on the card; `auto` does so in RAM, up to 4 GiB. Then
+            no workers run.
+        device: where batches go. Those of songs on the card are made there, all others on the CPU.
         crop_seconds: take a random window of this length of longer songs, another one each epoch; 0 takes them whole.
         deal: which of the batches are read here.
     """
@@ -72,17 +75,16 @@ class BatchLoader:
         pin_memory: bool,
         prefetch_factor: int,
         persistent_workers: bool,
-        keep_in_memory: Literal["auto", "yes", "no"],
-        device_type: str,
+        keep_in_memory: Keep,
+        device: torch.device,
         crop_seconds: float = 0,
         deal: Deal = (0, 1, 1),
     ) -> None:
-        self.is_resident = keep_in_memory == "yes" or (
-            keep_in_memory == "auto" and dataset.weighs_at_most(MEMORY_LIMIT)
-        )
+        self._kept = _kept_songs(dataset, keep_in_memory, device)
+        self.is_resident = self._kept is not None
         self.num_workers = 0 if self.is_resident or sys.platform == "win32" else num_workers
         self._batches = _EpochBatches(len(dataset), batch_size, seed, deal)
-        songs: Any = _Reader(dataset, keep=self.is_resident, window=crop_frames(crop_seconds), seed=seed)
+        songs: Any = _Reader(dataset, self._kept, window=crop_frames(crop_seconds), seed=seed)
         worker_options: dict[str, Any] = {}
         if self.num_workers:
             worker_options = {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
@@ -92,7 +94,7 @@ class BatchLoader:
                 batch_sampler=self._batches,
                 num_workers=self.num_workers,
                 collate_fn=_collate_or_report,
-                pin_memory=pin_memory and device_type == "cuda",
+                pin_memory=pin_memory and device.type == "cuda",
                 worker_init_fn=_leave_interrupts_to_the_run,
                 generator=torch.Generator(),  # its own: reading draws nothing from the stream that training uses
                 **worker_options,
@@ -116,10 +118,26 @@ class BatchLoader:
             if self._loader._iterator is None:  # these workers do not persist
                 _stop_workers(stream)
 
+    def make_room(self) -> bool:
+        """Give back a card's memory that songs take, for good; return whether there was any."""
+        return self._kept is not None and self._kept.give_back()
+
+    def notices(self) -> list[str]:
+        """Return what was not said yet: that songs had to give way."""
+        return [] if self._kept is None else self._kept.notices()
+
     def close(self) -> None:
         """Stop persistent workers."""
         _stop_workers(self._loader._iterator)
         self._loader._iterator = None
+
+
+def _kept_songs(dataset: SongDataset, keep: Keep, device: torch.device) -> KeptSongs | None:
+    ram = torch.device("cpu")
+    fits_ram = keep == "yes" or (keep != "no" and dataset.weight_up_to(MEMORY_LIMIT) is not None)
+    if keep == "card":
+        return KeptSongs(device, ram if fits_ram else None)
+    return KeptSongs(ram, ram) if fits_ram else None
 
 
 def _leave_interrupts_to_the_run(_worker: int) -> None:
@@ -157,23 +175,25 @@ class _Failure:
 
 
 class _Reader:
-    """Reads songs for the data loader, once only if they are to stay in memory, and takes a window of each."""
+    """Reads songs for the data loader, once only if they are kept, and takes a window of each."""
 
-    def __init__(self, dataset: SongDataset, *, keep: bool, window: int, seed: int) -> None:
+    def __init__(self, dataset: SongDataset, kept: KeptSongs | None, *, window: int, seed: int) -> None:
         self._dataset = dataset
-        self._keep = keep
+        self._kept = kept
         self._window, self._seed = window, seed
-        self._kept: dict[int, Sample] = {}
 
     def __getitem__(self, place: Place) -> Sample | _Failure:
         epoch, index = place
         try:
-            sample = self._kept.get(index) or self._dataset[index]
+            sample = self._read(index)
         except DataError as error:
             return _Failure(error.problems)
-        if self._keep:
-            self._kept[index] = sample
         return crop(sample, self._window, seed=self._seed, epoch=epoch)
+
+    def _read(self, index: int) -> Sample:
+        if self._kept is None:
+            return self._dataset[index]
+        return self._kept.get(index) or self._kept.add(index, self._dataset[index])
 
 
 def _collate_or_report(samples: Sequence[Sample | _Failure]) -> Batch | _Failure:

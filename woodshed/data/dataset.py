@@ -41,6 +41,11 @@ class Sample:
     conditions: Tensor  # (L, E)
     context: Tensor  # (T, 2 C): source latents and chunk mask
 
+    def to(self, device: torch.device) -> "Sample":
+        """Copy to a device; the numbers stay as they were stored."""
+        latents, conditions, context = (value.to(device) for value in (self.latents, self.conditions, self.context))
+        return Sample(self.name, latents, conditions, context)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -68,8 +73,9 @@ class Batch:
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
-        """Copy into page-locked memory; the data loader calls this by name."""
-        return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
+        """Copy what is in RAM into page-locked memory; the data loader calls this by name."""
+        in_ram = {name: value for name, value in self._tensors().items() if value.device.type == "cpu"}
+        return replace(self, **{name: value.pin_memory() for name, value in in_ram.items()})
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -126,8 +132,8 @@ class SongDataset(Dataset[Sample]):
         """
         return read_sample(self.files[index], self.demands)
 
-    def weighs_at_most(self, limit: int) -> bool:
-        """Tell whether the files weigh, and so about take in memory, no more than so many bytes.
+    def weight_up_to(self, limit: float) -> int | None:
+        """Return what the files weigh, and so about take in memory, in bytes; None where that is more than a limit.
 
         It looks at no more of them than it must.
         """
@@ -135,8 +141,8 @@ class SongDataset(Dataset[Sample]):
         for path in self.files:
             weight += path.stat().st_size
             if weight > limit:
-                return False
-        return True
+                return None
+        return weight
 
 
 def open_dataset(

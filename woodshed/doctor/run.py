@@ -63,6 +63,7 @@ def estimate_of(found: Preflight) -> MemoryEstimate:
         dtype=found.dtype,
         frames=len(longest_song(found.dataset, settings)[0].latents),
         is_cuda=found.device.type == "cuda",
+        songs=found.songs_on_card,
     )
 
 

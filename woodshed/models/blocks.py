@@ -15,6 +15,7 @@ from torch._functorch import config as functorch
 from torch.utils.checkpoint import checkpoint
 
 from woodshed.models.decoder import Inputs
+from woodshed.models.kernel_cache import keep_kernels
 from woodshed.models.kernels import SparseMask
 
 RECOMPUTED = {"none": 0, "quarter": 4, "half": 2, "all": 1}
@@ -101,6 +102,7 @@ def _again(layer: nn.Module, *inputs: Any) -> Tensor:
 
 @cache
 def _compiled(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    keep_kernels()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
     compiled: Callable[..., Tensor] = torch.compile(run, fullgraph=True, backend=BACKEND)
     return compiled

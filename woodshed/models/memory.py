@@ -77,6 +77,7 @@ class MemoryEstimate:
     activations: int
     workspace: int
     reserve: int
+    songs: int = 0  # that are kept there
 
     @property
     def total(self) -> int:

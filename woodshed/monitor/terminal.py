@@ -39,6 +39,7 @@ class TrainingView:
         self._seconds = Smoothed()  # a step takes
         self._curve = LossCurve()
         self._epoch_losses: list[float] = []
+        self._trained = self._waited = 0.0  # seconds of all steps, and of them those without songs
         self._epochs = self._total = self._first = 0
 
     def __enter__(self) -> Self:
@@ -90,6 +91,8 @@ class TrainingView:
     def _step(self, event: StepDone) -> None:
         for kept, value in ((self._loss, event.loss), (self._seconds, event.seconds)):
             kept.add(value)
+        self._trained += event.seconds
+        self._waited += event.waited
         if math.isfinite(event.loss):
             self._curve.add(event.loss)
         speed = pace(self._seconds.value, "step")
@@ -131,6 +134,8 @@ class TrainingView:
         memory = "" if event.peak_memory_bytes is None else f", peak memory {event.peak_memory_bytes / 2**30:.2f} GiB"
         in_all = f", {event.steps} in all" if self._first else ""
         self._terminal.say(f"{event.steps - self._first} steps in {duration(event.seconds)}{in_all}{memory}.")
+        if self._waited:
+            self._terminal.say(f"{self._waited / self._trained:.1%} of the steps' time was spent waiting for songs.")
         if len(self._epoch_losses) > 1:
             first, *_, last = self._epoch_losses
             self._terminal.say(f"The mean loss of an epoch went from {first:.4f} to {last:.4f}.")

@@ -131,7 +131,7 @@ def _why_no_workers(settings: TrainSettings) -> str:
     """Return why no process reads ahead, or nothing where some do."""
     if settings.num_workers == 0:
         return "there are no workers"
-    if settings.keep_in_memory == "yes":
+    if settings.keep_in_memory in ("yes", "card"):
         return "the dataset is kept in memory"
     return "on Windows songs are read without workers" if sys.platform == "win32" else ""
 

@@ -638,11 +638,12 @@ class AdvancedSettings(Settings):
         why="Disable if you see memory leaks from data loading.",
         section="Data Loading",
     )
-    keep_in_memory: Literal["auto", "yes", "no"] = setting(
+    keep_in_memory: Literal["auto", "card", "yes", "no"] = setting(
         "auto",
         "Keep in memory",
-        "Read each song from disk once and hold it in RAM; auto does so while the dataset is small. No workers then.",
-        why="`no` when RAM is short; `yes` when the disk is slow and RAM is plenty.",
+        "Read each song from disk once and hold it: `card` on the graphics card, `yes` in RAM. Auto takes the card "
+        "where there is room beside the training, else RAM while the dataset is small. No workers then.",
+        why="`yes` when the card is short of memory, `no` when RAM is too; `card` when you know that it fits.",
         section="Data Loading",
     )
     log_dir: OptionalPath = setting(

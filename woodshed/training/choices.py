@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from woodshed.models.memory import GIB
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.preflight import Preflight
@@ -53,9 +54,10 @@ def _autos(preflight: Preflight) -> list[str]:
         said.append(f"device: auto -> {describe_device(preflight.device)}")
     if settings.precision == "auto":
         said.append(f"precision: auto -> {precision_name(preflight.dtype)} ({preflight.device.type})")
-    if settings.keep_in_memory == "auto":
+    if settings.keep_in_memory in ("auto", "card") and (settings.keep_in_memory, preflight.kept) != ("card", "card"):
         idle = f"; {settings.num_workers} workers stay idle" if preflight.is_resident and settings.num_workers else ""
-        said.append(f"keep_in_memory: auto -> {'yes' if preflight.is_resident else 'no'}{idle}")
+        size = f" ({preflight.songs_on_card / GIB:.2f} GiB)" if preflight.songs_on_card else ""
+        said.append(f"keep_in_memory: {settings.keep_in_memory} -> {preflight.kept}{size}{idle}")
     return said
 
 

@@ -54,11 +54,10 @@ class Engine:
         return self._graphs is not None
 
     def split(self, inputs: Inputs) -> list[Inputs]:
-        """Return the parts of a batch that are computed one after the other, in memory that copies without waiting."""
+        """Return the parts of a batch that are computed one after the other."""
         if self._graphs is None and not self._techniques.compile:
             return [inputs]
-        parts = by_length(inputs, self._model.decoder.patch_size)
-        return [part.map(Tensor.pin_memory) for part in parts] if self._model.device.type == "cuda" else parts
+        return by_length(inputs, self._model.decoder.patch_size)
 
     def micro_step(self, songs: Songs, weight: Tensor) -> Tensor:
         """Add the gradients of a batch's songs to those of the step; return their (B,) losses.
@@ -73,7 +72,7 @@ class Engine:
             self._seed.fill_(songs.seed % 2**32 - 2**31)
         compute = partial(forward_backward, self._model) if self._graphs is None else self._graphs
         with self._in_charge():
-            losses = torch.cat([compute(part.to(self._model.device), weight) for part in songs.parts])
+            losses = torch.cat([compute(part.to(self._model.device), weight) for part in songs.arrived()])
         places = torch.tensor([row for part in songs.parts for row in part.rows])
         return losses if len(songs.parts) == 1 else losses[places.argsort().to(losses.device)]
 

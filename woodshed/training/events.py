@@ -45,9 +45,10 @@ class StepDone:
     grad_norm: float  # total, before clipping
     songs: int  # songs in this step
     audio_seconds: float  # latents seen in this step, as seconds of music
-    seconds: float  # wall time of this step
+    seconds: float  # wall time of this step, with what was done since the last one; a first one's rehearsal not
     is_logged: bool  # falls on `log_every`
     module_grad_norms: dict[str, float] | None = None  # before clipping; only on `log_heavy_every`
+    waited: float = 0.0  # seconds of it in which its songs were not there yet
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from woodshed.training.micro_step import Inputs
@@ -27,10 +26,11 @@ def rounded_up(count: int, steps: int) -> int:
 def by_length(inputs: Inputs, patch_size: int) -> list[Inputs]:
     """Split songs of different lengths, which would pad each other, and fill each group up to the grid.
 
-    Songs in turn cost no more time than songs side by side, and less memory.
+    Songs in turn cost no more time than songs side by side unless they are short, and less memory. Conditions of
+    different lengths are side by side: they cost little, and short songs that were cut to one length gain by it.
 
     Args:
-        inputs: of B songs, lengths on the CPU.
+        inputs: of B songs, on any device, lengths on the CPU.
         patch_size: frames per token.
 
     Returns:
@@ -40,31 +40,33 @@ def by_length(inputs: Inputs, patch_size: int) -> list[Inputs]:
     frames = [longest] * batch if inputs.frame_lengths is None else inputs.frame_lengths.tolist()
     widest = inputs.conditions.shape[1]
     tokens = [widest] * batch if inputs.condition_lengths is None else inputs.condition_lengths.tolist()
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    groups: dict[int, list[int]] = defaultdict(list)
     for row in range(batch):
         goal = rounded_up(-(-frames[row] // patch_size), SONG_STEPS) * patch_size
-        groups[goal, rounded_up(tokens[row], CONDITION_STEPS)].append(row)
-    return [_part(inputs, rows, goal, width, frames, tokens) for (goal, width), rows in groups.items()]
+        groups[goal].append(row)
+    return [_part(inputs, rows, goal, frames, tokens) for goal, rows in groups.items()]
 
 
-def _part(
-    inputs: Inputs, rows: list[int], frames: int, width: int, frame_lengths: list[int], condition_lengths: list[int]
-) -> Inputs:
+def _part(inputs: Inputs, rows: list[int], goal: int, frames: list[int], tokens: list[int]) -> Inputs:
+    width = rounded_up(max(tokens[row] for row in rows), CONDITION_STEPS)
     return replace(
         inputs,
         rows=tuple(inputs.rows[row] for row in rows),
-        latents=_filled(inputs.latents[rows], frames),
-        context=_filled(inputs.context[rows], frames),
-        noise=_filled(inputs.noise[rows], frames),
-        conditions=_filled(inputs.conditions[rows], width),
+        latents=_filled(inputs.latents, rows, goal),
+        context=_filled(inputs.context, rows, goal),
+        noise=_filled(inputs.noise, rows, goal),
+        conditions=_filled(inputs.conditions, rows, width),
         t=inputs.t[rows],
         dropped=inputs.dropped[rows],
-        frame_lengths=torch.tensor([frame_lengths[row] for row in rows]),
-        condition_lengths=torch.tensor([condition_lengths[row] for row in rows]),
+        frame_lengths=torch.tensor([frames[row] for row in rows]),
+        condition_lengths=torch.tensor([tokens[row] for row in rows]),
     )
 
 
-def _filled(values: Tensor, length: int) -> Tensor:
-    """Cut or fill (B, T, C) up with zeros to a length."""
-    kept = values[:, :length]
-    return F.pad(kept, (0, 0, 0, length - kept.shape[1]))
+def _filled(values: Tensor, rows: list[int], length: int) -> Tensor:
+    """Return some rows of (B, T, C), cut or filled up with zeros to a length."""
+    filled = values.new_zeros(len(rows), length, values.shape[2])
+    kept = min(length, values.shape[1])
+    for place, row in enumerate(rows):
+        filled[place, :kept] = values[row, :kept]
+    return filled

@@ -7,11 +7,12 @@ log, save, and stop.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from woodshed.adapters.files import save_adapter
 from woodshed.data.crops import FRAMES_PER_SECOND
@@ -21,7 +22,7 @@ from woodshed.settings.files import run_file_text
 from woodshed.settings.resolve import Resolved
 from woodshed.settings.schema import TrainSettings
 from woodshed.storage import clear_leftovers, write_text
-from woodshed.training.ahead import read_ahead
+from woodshed.training.ahead import Supply
 from woodshed.training.between import Between, words_for
 from woodshed.training.checkpoint import set_aside_newer, unwritable_run
 from woodshed.training.choices import choices_made, describe_device, precision_name
@@ -29,7 +30,7 @@ from woodshed.training.events import EpochDone, Event, Finished, Notice, Saved, 
 from woodshed.training.micro_step import Songs
 from woodshed.training.non_finite import refuse_non_finite
 from woodshed.training.optimizers import effective_learning_rate, set_learning_rate
-from woodshed.training.out_of_memory import let_go, out_of_memory_advice
+from woodshed.training.out_of_memory import again_with_room, let_go, out_of_memory_advice
 from woodshed.training.preflight import check
 from woodshed.training.resume_point import Position
 from woodshed.training.run import Run, load_run
@@ -69,9 +70,9 @@ def take_step(
     names = [name for songs in group for name in songs.names]
     part = part or Part(len(group), len(names), tuple(range(len(names))))
     weight = run.scaler.scale(torch.full((), 1 / part.songs, device=run.device))
-    own = [torch.zeros(0, device=run.device), *(run.engine.micro_step(songs, weight) for songs in group)]
+    own = again_with_room(lambda: _own_losses(run, group, weight), run.make_room)
     own_frames = sum(sum(songs.frames) for songs in group)
-    losses, frames = run.team.add_up(run.parameters, torch.cat(own), own_frames, part)
+    losses, frames = run.team.add_up(run.parameters, own, own_frames, part)
     run.scaler.unscale_(run.optimizer)
     module_norms = _module_grad_norms(run) if with_module_norms else None
     grad_norm = run.update.clip()
@@ -81,6 +82,11 @@ def take_step(
     rate = effective_learning_rate(run.optimizer)  # before the step, in which prodigy changes its estimate
     was_skipped = run.update.apply()
     return StepResult(loss_values, frames, norm, rate, was_skipped, module_norms)
+
+
+def _own_losses(run: Run, group: Sequence[Songs], weight: Tensor) -> Tensor:
+    """Add up the gradients of this process's songs; return their losses."""
+    return torch.cat([weight.new_zeros(0), *(run.engine.micro_step(songs, weight) for songs in group)])
 
 
 def learning_rate(run: Run, step: int) -> float:
@@ -169,7 +175,8 @@ def _open_folder(run: Run, known: Resolved[TrainSettings]) -> list[Path]:
 def _until_trouble(run: Run, between: Between, should_stop: Callable[[], bool]) -> Iterator[Event]:
     """Train; whatever ends the run early, its last good step is saved first."""
     try:
-        yield from _epochs(run, between, should_stop)
+        with closing(Supply(run.songs_to_come())) as supply:
+            yield from _epochs(run, supply, between, should_stop)
         yield from _everything_saved(run)
     except UserError as error:
         if not isinstance(error, DifferError):
@@ -186,7 +193,7 @@ def _until_trouble(run: Run, between: Between, should_stop: Callable[[], bool]) 
         raise UserError(out_of_memory_advice(run.preflight)) from error
 
 
-def _epochs(run: Run, between: Between, asked_here: Callable[[], bool]) -> Iterator[Event]:
+def _epochs(run: Run, supply: Supply[Songs], between: Between, asked_here: Callable[[], bool]) -> Iterator[Event]:
     """Train until the last epoch is done or somebody asks to stop.
 
     Whoever asks gets the state saved first; what was due between two epochs is made up for by the run that continues.
@@ -198,7 +205,7 @@ def _epochs(run: Run, between: Between, asked_here: Callable[[], bool]) -> Itera
 
     yield from _by_leader(run, between.begin(asked_here))
     while not run.is_finished:
-        yield from _epoch(run, should_stop)
+        yield from _epoch(run, supply, should_stop)
         position = run.position
         if position.steps_in_epoch < run.plan.steps_per_epoch:
             _begin_saving(run, "interrupted")
@@ -224,25 +231,27 @@ def _by_leader(run: Run, events: Iterator[Event]) -> Iterator[Event]:
     run.has_ended_early = run.team.any(run.has_ended_early)
 
 
-def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
+def _epoch(run: Run, supply: Supply[Songs], should_stop: Callable[[], bool]) -> Iterator[Event]:
     """Take the remaining steps of one epoch."""
     settings, position = run.settings, run.position
     started_at = step_started_at = time.monotonic()
-    batches = run.loader.epoch(position.epoch, start_batch=position.steps_in_epoch * settings.gradient_accumulation)
-    songs = read_ahead(run.prepare(batches))
     while position.steps_in_epoch < run.plan.steps_per_epoch:
         step, part = position.step + 1, run.part()
-        group = list(islice(songs, part.batches))
+        waited, group = supply.waited, supply.take(part.batches)
+        assert len(group) == part.batches, "an epoch has as many batches as were planned"
+        waited = supply.waited - waited
+        rehearsed_at = time.monotonic()
         yield from map(Notice, run.engine.rehearse(group[0]) if group else ())
+        step_started_at += time.monotonic() - rehearsed_at  # it happens once, and would spoil the rate for long
         result = take_step(run, group, with_module_norms=_is_due(step, settings.log_heavy_every), part=part)
         position.step = step
         position.steps_in_epoch += 1
         position.epoch_loss += sum(result.losses)
         position.epoch_songs += len(result.losses)
         now = time.monotonic()
-        yield _step_done(run, result, now - step_started_at)
+        yield _step_done(run, result, now - step_started_at, waited)
         step_started_at = now
-        yield from map(Notice, run.update.notices())
+        yield from map(Notice, (*run.update.notices(), *run.loader.notices()))
         yield from run.saver.done()
         if result.was_skipped:
             yield Notice(
@@ -250,7 +259,6 @@ def _epoch(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
             )
         if should_stop() and position.steps_in_epoch < run.plan.steps_per_epoch:
             return
-    assert next(songs, None) is None, "an epoch has as many batches as were planned"
     yield EpochDone(position.epoch, position.epoch_loss / position.epoch_songs, time.monotonic() - started_at)
 
 
@@ -258,7 +266,7 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _step_done(run: Run, result: StepResult, seconds: float) -> StepDone:
+def _step_done(run: Run, result: StepResult, seconds: float, waited: float) -> StepDone:
     position = run.position
     return StepDone(
         step=position.step,
@@ -269,6 +277,7 @@ def _step_done(run: Run, result: StepResult, seconds: float) -> StepDone:
         songs=len(result.losses),
         audio_seconds=result.frames / FRAMES_PER_SECOND,
         seconds=seconds,
+        waited=waited,
         is_logged=_is_due(position.step, run.settings.log_every),
         module_grad_norms=result.module_grad_norms,
     )

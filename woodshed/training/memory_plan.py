@@ -8,6 +8,7 @@ import torch
 
 from woodshed.adapters.adapter import bias_shapes
 from woodshed.adapters.targets import Shapes
+from woodshed.data.batches import MEMORY_LIMIT, Keep
 from woodshed.data.crops import FRAMES_PER_SECOND, crop, crop_frames
 from woodshed.data.dataset import Sample, SongDataset
 from woodshed.models.blocks import RECOMPUTED, recomputed_share
@@ -22,6 +23,8 @@ MARGIN = 0.8
 """What part of the free memory a plan may take: the estimate may be off by a fifth."""
 FOR_SAMPLES = 4 * GIB
 """What samples between the epochs need beside the training. Source: ours, 3.0 to 7.2 GiB with the decoder."""
+SHARE_FOR_SONGS = 0.5
+"""What part of the memory that a plan leaves may be taken by songs that stay on the card."""
 CROPS = (240, 180, 120, 90, 60, 45, 30)
 """Seconds of music that are tried where longer songs do not fit."""
 COUNTED = ("lora", "lokr")
@@ -79,9 +82,14 @@ def plan_memory(
     dtype: torch.dtype,
     frames: int,
     is_cuda: bool,
+    songs: int = 0,
 ) -> MemoryEstimate:
-    """Add up what a step takes with these techniques, with songs of so many latent frames at most."""
-    return estimate_memory(
+    """Add up what a step takes with these techniques, with songs of so many latent frames at most.
+
+    Args:
+        songs: bytes of those that are kept on the device.
+    """
+    estimate = estimate_memory(
         config,
         trained,
         dtype=dtype,
@@ -93,6 +101,45 @@ def plan_memory(
         is_cuda=is_cuda,
         packed=techniques.packed,
     )
+    return replace(estimate, songs=songs)
+
+
+def place_songs(
+    settings: TrainSettings, dataset: SongDataset, device: torch.device, room: Callable[[], float]
+) -> tuple[Keep, int]:
+    """Decide where songs stay once they were read.
+
+    Args:
+        settings: of the run.
+        dataset: the songs that train.
+        device: where the run computes.
+        room: asks for the bytes that the plan leaves of the card's memory.
+
+    Returns:
+        Where, which is never `auto`, and the bytes that they take of a card.
+    """
+    asked: Keep = settings.keep_in_memory
+    if device.type == "cuda" and asked == "card":
+        return "card", dataset.weight_up_to(math.inf) or 0
+    if device.type == "cuda" and asked == "auto":
+        weight = dataset.weight_up_to(SHARE_FOR_SONGS * room())
+        if weight is not None:
+            return "card", weight
+    if asked == "auto":
+        return ("no" if dataset.weight_up_to(MEMORY_LIMIT) is None else "yes"), 0
+    return ("yes" if asked == "card" else asked), 0
+
+
+def room_beside(settings: TrainSettings, estimate: MemoryEstimate, device: torch.device) -> float:
+    """Return the bytes of a card's free memory that a plan leaves; none where the plan knows too little."""
+    if settings.adapter_type not in COUNTED or not torch.cuda.is_available():
+        return 0.0
+    return _room(settings, torch.cuda.mem_get_info(device)[0]) - estimate.total
+
+
+def _room(settings: TrainSettings, free: int) -> float:
+    """Return what a plan may take of the free memory."""
+    return MARGIN * free - (FOR_SAMPLES if settings.sample_every_n_epochs else 0)
 
 
 def fit(
@@ -122,7 +169,7 @@ def fit(
     """
     if settings.adapter_type not in COUNTED:
         return techniques, []
-    room = MARGIN * free - (FOR_SAMPLES if settings.sample_every_n_epochs else 0)
+    room = _room(settings, free)
     dials = list(RECOMPUTED) if settings.recompute == "auto" and settings.gradient_checkpointing else []
     fewer = ["int8", "nf4"] if settings.base_precision == "auto" and dtype != torch.float32 else []
     ways = [

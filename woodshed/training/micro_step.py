@@ -53,7 +53,18 @@ class Songs:
     names: tuple[str, ...]
     frames: tuple[int, ...]  # real ones of each song
     seed: int  # of the adapter's dropout
-    parts: tuple[Inputs, ...]  # computed one after the other, on the CPU
+    parts: tuple[Inputs, ...]  # computed one after the other; lengths and draws may still be on the CPU
+    arrival: torch.cuda.Event | None = None  # on the stream that makes the parts; None where there is no such stream
+
+    def arrived(self) -> tuple[Inputs, ...]:
+        """Return the parts, which the current stream may read from here on."""
+        if self.arrival is not None:
+            stream = torch.cuda.current_stream(self.arrival.device)
+            stream.wait_event(self.arrival)
+            for part in self.parts:
+                for value in part.tensors().values():
+                    value.record_stream(stream)  # whoever frees it waits until it was read
+        return self.parts
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import gc
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ from woodshed.training.techniques import Techniques
 SHORT = 60.0  # seconds of music that are enough to learn a style from
 SMALL_RANK = 16
 
+Result = TypeVar("Result")
 Way = tuple[str, tuple[TrainSettings, Techniques]]
 
 
@@ -74,6 +76,22 @@ def _step_needs(preflight: Preflight, settings: TrainSettings, techniques: Techn
         is_cuda=preflight.device.type == "cuda",
     )
     return f"{estimate.total / GIB:.1f} GiB" if estimate.total > GIB / 10 else f"{estimate.total / 2**20:.1f} MiB"
+
+
+def again_with_room(compute: Callable[[], Result], make_room: Callable[[], bool]) -> Result:
+    """Compute something, a second time where memory ran out and some could be given back.
+
+    Args:
+        compute: changes nothing that `make_room` does not undo.
+        make_room: gives memory back; returns whether there was any.
+    """
+    try:
+        return compute()
+    except torch.OutOfMemoryError as error:
+        if not make_room():
+            raise
+        let_go(error)
+    return compute()
 
 
 def let_go(error: BaseException) -> None:

@@ -13,7 +13,7 @@ from woodshed.adapters.ranking import ranked_targets
 from woodshed.adapters.saved import read_adapter
 from woodshed.adapters.start import check_start
 from woodshed.adapters.targets import decoder_linear_shapes, resolve_targets
-from woodshed.data.batches import MEMORY_LIMIT
+from woodshed.data.batches import Keep
 from woodshed.data.dataset import SongDataset, open_dataset
 from woodshed.errors import UserError, collecting
 from woodshed.models.blocks import RECOMPUTED
@@ -28,7 +28,7 @@ from woodshed.settings.schema import TrainSettings
 from woodshed.training.checkpoint import find_resume_point
 from woodshed.training.from_estimate import estimate_notices
 from woodshed.training.holdout import Split, split_songs
-from woodshed.training.memory_plan import fit, longest_song, plan_memory, trained_by
+from woodshed.training.memory_plan import fit, longest_song, place_songs, plan_memory, room_beside, trained_by
 from woodshed.training.optimizers import require_optimizer
 from woodshed.training.readiness import check_readiness
 from woodshed.training.resume_point import Position, ResumePoint
@@ -77,7 +77,8 @@ class Preflight:
     dtype: torch.dtype
     targets: dict[str, tuple[int, int]]  # original module names with (out, in) of their weights
     adapter_parameters: int  # trainable numbers of the adapter, without biases
-    is_resident: bool  # whether the songs stay in memory, so that no workers run
+    kept: Keep  # where songs stay once they were read; never auto
+    songs_on_card: int  # bytes that those take which stay there
     inert: Mapping[str, str]  # settings that do nothing in this run, each with the reason
     plan: Plan
     techniques: Techniques  # how a micro-step is computed
@@ -89,6 +90,11 @@ class Preflight:
         """How many songs train, wholly or in pieces."""
         return len(set(self.dataset.files))
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether songs stay in memory, so that no workers run."""
+        return self.kept != "no"
+
 
 def check(settings: TrainSettings) -> Preflight:
     """Look at device, model, dataset, targets, optional packages, output folder and resume point.
@@ -96,10 +102,9 @@ def check(settings: TrainSettings) -> Preflight:
     Raises:
         UserError: with every problem found.
     """
-    problems: list[str] = []
+    problems, start_notices, chosen = list[str](), list[str](), list[str]()
     device = dtype = checkpoint = songs = targets = resume = preview = techniques = None
     digest, adapter_parameters = "", 0
-    start_notices, chosen = list[str](), list[str]()
     with collecting(problems):
         device = _own_device(settings)
         dtype = resolve_precision(settings.precision, device)
@@ -147,7 +152,7 @@ def check(settings: TrainSettings) -> Preflight:
     trained = trained_by(settings, checkpoint.config, targets, adapter_parameters)
     techniques, fitted = _fit(settings, checkpoint.config, trained, techniques, dataset, device, dtype, resume)
     plan = Plan.of(len(dataset), settings, resume.position if resume else None)
-    is_resident = _stays_in_memory(settings, dataset)
+    kept, songs_on_card = _place_songs(settings, checkpoint.config, trained, techniques, dataset, device, dtype)
     lokr = describe_lokr(targets, lokr_settings(settings)) if settings.adapter_type == "lokr" else None
     notices = (*dataset.notices, *songs.notices, *(preview.notices if preview else ()), *rules.remarks(settings))
     notices += (*_lokr_notices(lokr), *start_notices, *chosen, *fitted, *_plan_notices(settings, plan, resume))
@@ -163,8 +168,9 @@ def check(settings: TrainSettings) -> Preflight:
         dtype=dtype,
         targets=targets,
         adapter_parameters=adapter_parameters,
-        is_resident=is_resident,
-        inert=_inert(settings, device, lokr, is_resident=is_resident, has_held_out=songs.held_out is not None),
+        kept=kept,
+        songs_on_card=songs_on_card,
+        inert=_inert(settings, device, lokr, kept=kept, has_held_out=songs.held_out is not None),
         plan=plan,
         techniques=techniques,
         resume=resume,
@@ -263,11 +269,23 @@ def _refuse_other_targets(resume: ResumePoint, settings: TrainSettings, targets:
         )
 
 
-def _stays_in_memory(settings: TrainSettings, dataset: SongDataset) -> bool:
-    """Tell what `keep_in_memory` comes to with this dataset."""
-    if settings.keep_in_memory == "auto":
-        return dataset.weighs_at_most(MEMORY_LIMIT)
-    return settings.keep_in_memory == "yes"
+def _place_songs(
+    settings: TrainSettings,
+    config: ModelConfig,
+    trained: Trained,
+    techniques: Techniques,
+    dataset: SongDataset,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Keep, int]:
+    """Tell what `keep_in_memory` comes to with this dataset on this device."""
+
+    def room() -> float:
+        frames = len(longest_song(dataset, settings)[0].latents)
+        plan = plan_memory(settings, config, trained, techniques, dtype=dtype, frames=frames, is_cuda=True)
+        return room_beside(settings, plan, device)
+
+    return place_songs(settings, dataset, device, room)
 
 
 def _inert(
@@ -275,11 +293,11 @@ def _inert(
     device: torch.device,
     lokr: LokrDescription | None,
     *,
-    is_resident: bool,
+    kept: Keep,
     has_held_out: bool,
 ) -> dict[str, str]:
     """Return the settings that do nothing, now that device, dataset and layers are known."""
-    known = settings.model_copy(update={"device": str(device), "keep_in_memory": "yes" if is_resident else "no"})
+    known = settings.model_copy(update={"device": str(device), "keep_in_memory": kept})
     reasons = rules.inert(known) | (dict(lokr.inert) if lokr else {})
     if not has_held_out:
         reasons = dict.fromkeys(rules.OF_VALIDATION, "no song is held out") | reasons

@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from woodshed.sampling.recipes import playback_of
 from woodshed.settings import rules
 from woodshed.settings.schema import TrainSettings
 from woodshed.training import checkpoint
+from woodshed.training.courier import Courier, prepare
 from woodshed.training.engine import Engine
 from woodshed.training.events import Saved
-from woodshed.training.micro_step import Model, Songs, inputs_of
+from woodshed.training.micro_step import Model, Songs
 from woodshed.training.optimizers import build_optimizer, can_be_captured
 from woodshed.training.preflight import Plan, Preflight
-from woodshed.training.randomness import DrawRules, derive_seed, draw_for_songs
+from woodshed.training.randomness import DrawRules, derive_seed
 from woodshed.training.resume_point import Position
 from woodshed.training.saver import Saver
 from woodshed.training.snapshot import Snapshot
@@ -69,6 +70,11 @@ class Run:
             self.__dict__.pop(name, None)
 
     @cached_property
+    def courier(self) -> Courier:
+        """What brings songs to the card."""
+        return Courier(self.device, pins=self.settings.pin_memory)
+
+    @cached_property
     def model(self) -> Model:
         """What a micro-step computes with."""
         return Model(self.decoder, self.null_condition, self.parameters, self.device, self.preflight.dtype)
@@ -84,6 +90,11 @@ class Run:
             keeps_gradients=self.engine.keeps_gradients,
             is_captured=_is_captured(self.preflight),
         )
+
+    def make_room(self) -> bool:
+        """Undo what a step has done, and give back the card's memory that songs take; return whether there was any."""
+        self.optimizer.zero_grad(set_to_none=not self.engine.keeps_gradients)
+        return self.loader.make_room()
 
     @property
     def plan(self) -> Plan:
@@ -121,17 +132,26 @@ class Run:
         return self.model.autocast()
 
     def prepare(self, batches: Iterable[Batch], epoch: int | None = None) -> Generator[Songs, None, None]:
-        """Make the draws of an epoch's batches, and split them as the engine wants.
+        """Make the draws of an epoch's batches, bring them to the card, and split them as the engine wants.
 
         Args:
-            batches: on the CPU.
+            batches: of songs in RAM or on the card.
             epoch: counts from 1; the one in progress unless given.
         """
-        seed, epoch = self.settings.seed, epoch or self.position.epoch
-        for batch in batches:
-            inputs = inputs_of(batch, draw_for_songs(self.draw_rules, seed, epoch, batch))
-            dropout_seed = derive_seed(seed, epoch, "adapter dropout", *batch.names)
-            yield Songs(batch.names, batch.frames, dropout_seed, tuple(self.engine.split(inputs)))
+        return prepare(
+            batches, epoch or self.position.epoch, self.settings.seed, self.draw_rules, self.engine, self.courier
+        )
+
+    def songs_to_come(self) -> Generator[Songs, None, None]:
+        """Return the batches of every step that is left, prepared, epoch after epoch."""
+        done, settings = replace(self.position), self.settings
+
+        def prepared() -> Generator[Songs, None, None]:
+            for epoch in range(done.epoch, settings.epochs + 1):
+                skipped = done.steps_in_epoch * settings.gradient_accumulation if epoch == done.epoch else 0
+                yield from self.prepare(self.loader.epoch(epoch, start_batch=skipped), epoch)
+
+        return prepared()
 
     def begin_saving(self, kind: str) -> None:
         """Let a checkpoint of this moment be written, as the leader.
@@ -306,8 +326,8 @@ def _loader(preflight: Preflight, place: Place) -> BatchLoader:
         pin_memory=settings.pin_memory,
         prefetch_factor=settings.prefetch_factor,
         persistent_workers=settings.persistent_workers,
-        keep_in_memory="yes" if preflight.is_resident else "no",
-        device_type=preflight.device.type,
+        keep_in_memory=preflight.kept,
+        device=preflight.device,
         crop_seconds=settings.crop_seconds,
         deal=(place.rank, place.size, settings.gradient_accumulation),
     )

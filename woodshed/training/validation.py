@@ -121,8 +121,10 @@ class Validation:
 
     def _losses(self, songs: Sequence[tuple[SongDataset, int]]) -> list[float]:
         """Return the loss of each song at each level."""
-        levels = self._levels()
-        losses = [self._loss(collate([dataset[index]]), t, k) for dataset, index in songs for k, t in enumerate(levels)]
+        levels, losses = self._levels(), []
+        for dataset, index in songs:
+            song = collate([dataset[index]]).to(self._run.device, torch.float32)
+            losses += [self._loss(song, t, k) for k, t in enumerate(levels)]
         values: list[float] = torch.cat(losses).tolist()
         return values
 
@@ -137,16 +139,16 @@ class Validation:
         run = self._run
         generator = torch.Generator().manual_seed(derive_seed("validation", *song.names, level))
         noise = torch.randn(song.latents.shape, generator=generator).to(run.device)
-        batch, at = song.to(run.device, torch.float32), t[None].to(run.device)
+        at = t[None].to(run.device)
         with run.autocast():
             velocity = run.decoder(
-                mix_with_noise(batch.latents, noise, at),
+                mix_with_noise(song.latents, noise, at),
                 timestep=at,
                 timestep_r=at,
-                encoder_hidden_states=batch.conditions,
-                context_latents=batch.context,
+                encoder_hidden_states=song.conditions,
+                context_latents=song.context,
             ).sample
-        return flow_matching_loss(velocity, batch.latents, noise, None)
+        return flow_matching_loss(velocity, song.latents, noise, None)
 
 
 def mean_difference(these: Sequence[float], those: Sequence[float]) -> tuple[float, float]:

@@ -58,6 +58,7 @@ def _training(found: Preflight) -> Consequences:
         dtype=found.dtype,
         frames=len(longest.latents),
         is_cuda=found.device.type == "cuda",
+        songs=found.songs_on_card,
     )
     songs = settings.batch_size * settings.gradient_accumulation
     size = trained.count * 4 / 2**20
