@@ -1,9 +1,10 @@
 """How much faster do several GPUs train than one, and do they train the same?
 
     python benchmarks/several_gpus.py --folder DIR --seconds 60,240
-    torchrun --nproc-per-node 2 benchmarks/several_gpus.py --folder DIR --seconds 60,240
+    torchrun --nproc-per-node 2 benchmarks/several_gpus.py --folder DIR --seconds 60
 
-Real-size 2B with random weights and random songs; `--model toy` on any machine, processors included. Everything after
+Several processes measure one length per command: they meet only once. Real-size 2B with random weights and random songs;
+`--model toy` on any machine, processors included. Everything after
 `--` goes to `woodshed train`. One line of JSON per length, from the first process: the median of the optimizer steps
 after the fifth, and the losses of all, to be compared between both commands.
 """
@@ -53,7 +54,10 @@ def main() -> None:
     parser.add_argument("flags", nargs="*")
     arguments = parser.parse_args()
     leads = os.environ.get("RANK", "0") == "0"
-    for seconds in map(int, arguments.seconds.split(",")):
+    lengths = [int(word) for word in arguments.seconds.split(",")]
+    if len(lengths) > 1 and "RANK" in os.environ:
+        parser.error("several processes measure one length per command")
+    for seconds in lengths:
         if leads:
             build(arguments.folder, arguments.model, seconds)
         else:  # another process makes the songs

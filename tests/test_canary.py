@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from woodshed import cli
-from woodshed.training.checkpoint import _digest_of
+from woodshed.training.checkpoint import digest_of
 
 CANARY = "raise SystemExit(open('owned', 'w').write('owned'))\n"
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "ctypes.dlopen")
@@ -194,7 +194,7 @@ def forge(resume):
     optimizer = hashlib.sha256((resume / "optimizer.pt").read_bytes()).hexdigest()
     state["digests"] = {name: optimizer if "optimizer" in name else old for name, old in state["digests"].items()}
     del state["digest"]
-    (resume / "state.json").write_text(json.dumps(state | {"digest": _digest_of(state)}), encoding="utf-8")
+    (resume / "state.json").write_text(json.dumps(state | {"digest": digest_of(state)}), encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", ["torch.save", "old torch.save", "pickle", "zip with a pickle"])

@@ -211,3 +211,17 @@ def test_output_into_a_closed_pipe_ends_the_program_without_a_word(words):
         assert (done.returncode, "There is no command nonsense" in done.stderr) == (2, True)
     else:
         assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_run_file_or_preset_from_elsewhere_cannot_choose_where_to_write(run, tmp_path, monkeypatch):
+    (tmp_path / "here" / "presets").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "run.toml").write_text(f"output_dir = '{tmp_path / 'stray'}'\ndataset_dir = 'x'\n", encoding="utf-8")
+    (tmp_path / "here" / "presets" / "gift.toml").write_text("log_dir = '../../stray'\n", encoding="utf-8")
+    for flags, word in ((("--config", theirs / "run.toml"), "--output-dir"), (("--preset", "gift"), "--log-dir")):
+        code, _, err = run("train", *flags, "--plain", "--yes")
+        assert code == 1
+        assert f"say so: {word}" in " ".join(err.split())
+    assert not (tmp_path / "stray").exists()

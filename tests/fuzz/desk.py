@@ -16,7 +16,7 @@ import torch
 from tests.fuzz.mutations import JUNK, damage_bytes, damage_song, damage_tree, damaged_json
 from woodshed.models.checkpoints import fingerprint, read_checkpoint
 from woodshed.toy.songs import write_audio
-from woodshed.training.checkpoint import FORMAT, _digest_of
+from woodshed.training.checkpoint import FORMAT, digest_of
 
 MODEL = "--checkpoint-dir checkpoints --model base --device cpu"
 RESUME = (
@@ -69,7 +69,7 @@ def build_desk(folder: Path, golden: Path) -> None:
     state_of = STATE | known
     write(
         folder / "out" / "checkpoint-epoch-1" / "resume" / "state.json",
-        json.dumps(state_of | {"digest": _digest_of(state_of)}).encode(),
+        json.dumps(state_of | {"digest": digest_of(state_of)}).encode(),
     )
     write(folder / "estimate.json", json.dumps(RANKING | known).encode())
     time = np.arange(2_205) / 44_100
@@ -182,7 +182,7 @@ def state(folder: Path, random: Random) -> None:
         write(path, damaged_json(damaged, random))
         return
     damaged.pop("digest", None)
-    write(path, json.dumps(damaged | {"digest": _digest_of(damaged)}).encode("utf-8", "surrogatepass"))
+    write(path, json.dumps(damaged | {"digest": digest_of(damaged)}).encode("utf-8", "surrogatepass"))
 
 
 STATE = {

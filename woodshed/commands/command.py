@@ -39,13 +39,17 @@ def add_json_flag(parser: "Parser") -> None:
 
 def layers(arguments: argparse.Namespace, kind: "type[Settings]") -> "list[Layer]":
     """Return where the settings of a command come from, weakest first."""
-    from woodshed.settings.files import preset_layer, run_file_layer, user_layer
+    from woodshed.settings.files import preset_file, preset_layer, run_file_layer, user_layer
     from woodshed.settings.flags import flag_layer
+    from woodshed.settings.strangers import require_near_places
 
-    found = [user_layer(kind)]
+    found, typed = [user_layer(kind)], flag_layer(arguments, kind)
     if "preset" in arguments:
         found.append(preset_layer(arguments.preset))
+        if file := preset_file(arguments.preset):
+            require_near_places(file, found[-1], kind, typed.values)
     if "config" in arguments:
         found.append(run_file_layer(arguments.config, kind))
-    found.append(flag_layer(arguments, kind))
+        require_near_places(arguments.config, found[-1], kind, typed.values)
+    found.append(typed)
     return found

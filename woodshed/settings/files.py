@@ -165,10 +165,14 @@ def preset_values(name: str) -> Mapping[str, Any]:
         raise SettingsError(
             f"There is no preset called {name}.{did_you_mean(name, known)} There are: {', '.join(sorted(known))}."
         )
-    place = known[name]
-    if place == "built in":
-        return tomllib.loads(built_in_presets()[name])
-    return read_toml(preset_folders()[place] / f"{name}.toml")
+    file = preset_file(name)
+    return tomllib.loads(built_in_presets()[name]) if file is None else read_toml(file)
+
+
+def preset_file(name: str) -> Path | None:
+    """Return where a preset that exists lies; None for one that is built in."""
+    place = find_presets()[name]
+    return None if place == "built in" else preset_folders()[place] / f"{name}.toml"
 
 
 def preset_layer(name: str) -> Layer:
@@ -260,10 +264,9 @@ def delete_preset(name: str) -> Path:
         SettingsError: when there is none, or it is built in.
     """
     preset_values(name)
-    place = find_presets()[name]
-    if place == "built in":
+    path = preset_file(name)
+    if path is None:
         raise SettingsError(f"{name} is built in and cannot be deleted.")
-    path = preset_folders()[place] / f"{name}.toml"
     path.unlink()
     return path
 
