@@ -3,8 +3,8 @@
     python benchmarks/several_gpus.py --folder DIR --seconds 60,240
     torchrun --nproc-per-node 2 benchmarks/several_gpus.py --folder DIR --seconds 60
 
-Several processes measure one length per command: they meet only once. Real-size 2B with random weights and random songs;
-`--model toy` on any machine, processors included. Everything after
+Several processes measure one length per command: they meet only once. Real-size 2B with random weights and random
+songs; `--model toy` on any machine, processors included. Everything after
 `--` goes to `woodshed train`. One line of JSON per length, from the first process: the median of the optimizer steps
 after the fifth, and the losses of all, to be compared between both commands.
 """
