@@ -83,3 +83,11 @@ def test_a_single_process_agrees_with_itself():
     assert team.add_up([], losses, 7, part) == (losses, 7)
     assert team.gather_names(part, ["a", "b"]) == ["a", "b"]
     team.close()
+
+
+@pytest.mark.parametrize(("device", "current"), [("cuda:1", [torch.device("cuda:1")]), ("cuda", []), ("cpu", [])])
+def test_a_single_process_works_on_the_card_it_was_given(monkeypatch, device, current):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    Team().use(torch.device(device))
+    assert chosen == current

@@ -153,9 +153,12 @@ class Team:
         return self.place.leads
 
     def use(self, device: torch.device) -> None:
-        """Let gradients travel between the devices of all processes."""
-        if self._is_met and device.type == "cuda":
+        """Make this process's card the current one, which graphs are captured on; let gradients travel between all."""
+        if device.type != "cuda":
+            return
+        if device.index is not None:
             torch.cuda.set_device(device)
+        if self._is_met:
             self._cards = dist.new_group(backend="nccl", timeout=CARDS_PATIENCE)
 
     def together(self, call: Callable[[], Result]) -> Result:
