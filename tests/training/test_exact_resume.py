@@ -33,6 +33,11 @@ CASES = (
     + [pytest.param({"optimizer_type": name}, id=name) for name in OPTIMIZERS[1:]]
     + [pytest.param(changes, id=name) for name, changes in READING.items()]
     + [pytest.param(BESIDE, id="validation and samples")]
+    + [
+        pytest.param({**changes, "optimizer_type": optimizer}, id=f"{name}, {optimizer}", marks=pytest.mark.slow)
+        for name, changes in FAMILIES.items()
+        for optimizer in OPTIMIZERS[1:]
+    ]
 )
 
 
