@@ -34,13 +34,12 @@ import torch
 from real_size import build, settings_of
 from torch._C._profiler import _EventType as EventType
 
-from woodshed.data.crops import FRAMES_PER_SECOND
+from woodshed.doctor.run import estimate_of
 from woodshed.errors import UserError
 from woodshed.models.memory import GIB, MemoryEstimate
 from woodshed.settings.schema import TrainSettings
 from woodshed.training.events import Notice, StepDone
 from woodshed.training.loop import train
-from woodshed.training.memory_plan import plan_memory, trained_by
 from woodshed.training.preflight import check
 
 STEPS = 4  # the first makes the moments, before the second the update is captured
@@ -105,25 +104,10 @@ TOY_ROWS = [
 ]
 
 
-def plan_of(settings: TrainSettings, seconds: int) -> MemoryEstimate:
-    """Return what a run will be planned with."""
-    found = check(settings)
-    config = found.checkpoint.config
-    return plan_memory(
-        settings,
-        config,
-        trained_by(settings, config, found.targets, found.adapter_parameters),
-        found.techniques,
-        dtype=found.dtype,
-        frames=seconds * FRAMES_PER_SECOND,
-        is_cuda=found.device.type == "cuda",
-    )
-
-
 def measure(folder: Path, row: Row) -> dict[str, object]:
     """Train a few steps in this process; return what they took and what was planned, in GiB."""
     settings = settings_of(folder, row.model, row.seconds, list(row.flags))
-    plan = plan_of(settings, row.seconds)
+    plan = estimate_of(check(settings))
     planned = plan.total - plan.reserve
     found: dict[str, object] = {"row": row.name, "plan": _gib(planned)}
     began = time.monotonic()

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from woodshed.settings.schema import TrainSettings
 
 CONDITION_TOKENS = 512
@@ -57,21 +59,32 @@ def build(folder: Path, model: str, seconds: int) -> None:
     songs = folder / f"songs-{seconds}"
     songs.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
-    frames = seconds * 25
-    channels, width = (8, 64) if model == "toy" else (64, 2048)
     for name in "abcd":
-        if (songs / f"{name}.pt").is_file():
-            continue  # somebody may be training on it
-        latents = torch.randn(frames, channels, generator=generator)
-        sample = {
-            "target_latents": latents.bfloat16(),
-            "attention_mask": torch.ones(frames),
-            "encoder_hidden_states": torch.randn(CONDITION_TOKENS, width, generator=generator).bfloat16(),
-            "encoder_attention_mask": torch.ones(CONDITION_TOKENS, dtype=torch.bool),
-            "context_latents": torch.cat([0.1 * latents, torch.ones_like(latents)], dim=1).bfloat16(),
-            "metadata": {},
-        }
-        torch.save(sample, songs / f"{name}.pt")
+        if not (songs / f"{name}.pt").is_file():  # else somebody may be training on it
+            torch.save(random_song(model, seconds * 25, CONDITION_TOKENS, generator), songs / f"{name}.pt")
+
+
+def random_song(model: str, frames: int, tokens: int, generator: "torch.Generator") -> dict[str, object]:
+    """Return a song as preprocessing writes it, with random numbers.
+
+    Args:
+        model: `toy` has narrower ones.
+        frames: of its latents.
+        tokens: of its conditions.
+        generator: of the numbers.
+    """
+    import torch
+
+    channels, width = (8, 64) if model == "toy" else (64, 2048)
+    latents = torch.randn(frames, channels, generator=generator)
+    return {
+        "target_latents": latents.bfloat16(),
+        "attention_mask": torch.ones(frames),
+        "encoder_hidden_states": torch.randn(tokens, width, generator=generator).bfloat16(),
+        "encoder_attention_mask": torch.ones(tokens, dtype=torch.bool),
+        "context_latents": torch.cat([0.1 * latents, torch.ones_like(latents)], dim=1).bfloat16(),
+        "metadata": {},
+    }
 
 
 def settings_of(folder: Path, model: str, seconds: int, flags: list[str], **changes: object) -> "TrainSettings":

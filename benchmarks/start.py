@@ -116,26 +116,17 @@ def child(words: list[str], steps: int) -> None:
 def build_songs(folder: Path, model: str, seconds: int, count: int, *, mixed: bool) -> Path:
     """Make random songs unless they are there; mixed ones are from half as long to as long as asked."""
     import torch
+    from real_size import CONDITION_TOKENS, random_song
 
     songs = folder / f"songs-{seconds}-{count}{'-mixed' if mixed else ''}"
     if songs.is_dir():
         return songs
     songs.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
-    channels, width = (8, 64) if model == "toy" else (64, 2048)
     for number in range(count):
         frames = round(25 * seconds * (0.5 + 0.5 * number / count if mixed else 1))
-        tokens = 300 + 7 * (number % 60) if mixed else 512
-        latents = torch.randn(frames, channels, generator=generator)
-        sample = {
-            "target_latents": latents.bfloat16(),
-            "attention_mask": torch.ones(frames),
-            "encoder_hidden_states": torch.randn(tokens, width, generator=generator).bfloat16(),
-            "encoder_attention_mask": torch.ones(tokens, dtype=torch.bool),
-            "context_latents": torch.cat([0.1 * latents, torch.ones_like(latents)], dim=1).bfloat16(),
-            "metadata": {},
-        }
-        torch.save(sample, songs / f"{number:03}.pt")
+        tokens = 300 + 7 * (number % 60) if mixed else CONDITION_TOKENS
+        torch.save(random_song(model, frames, tokens, generator), songs / f"{number:03}.pt")
     return songs
 
 
