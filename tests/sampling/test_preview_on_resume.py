@@ -9,7 +9,8 @@ import torch
 
 from woodshed.sampling import preview
 from woodshed.sampling.recipes import Playback
-from woodshed.training.events import EpochDone, Notice, SampleMade
+from woodshed.training import loop
+from woodshed.training.events import Notice, SampleMade
 from woodshed.training.loop import train
 from woodshed.training.preflight import check
 from woodshed.training.run import load_run
@@ -77,17 +78,19 @@ def test_a_file_of_the_same_name_that_is_no_sample_of_ours_is_made_anew(settings
         assert base.read_bytes() == whole
 
 
-def test_who_asks_to_stop_is_not_kept_waiting_for_samples_which_the_resumed_run_makes(settings_for, tmp_path):
+def test_who_asks_to_stop_is_not_kept_waiting_for_samples_which_the_resumed_run_makes(
+    settings_for, tmp_path, monkeypatch
+):
     asked = []
 
-    def should_stop():
-        return bool(asked)
+    def begin_saving(run, kind):
+        begin(run, kind)
+        asked.append(kind)  # between saving and listening
 
-    events = []
-    for event in train(settings_for(save_every=1), should_stop=should_stop):
-        events.append(event)
-        if isinstance(event, EpochDone):
-            asked.append(1)  # before saving and listening
+    begin = loop._begin_saving
+    monkeypatch.setattr(loop, "_begin_saving", begin_saving)
+    events = list(train(settings_for(save_every=1), should_stop=lambda: bool(asked)))
+    assert asked == ["checkpoint"]
     assert {event.epoch for event in events if is_sample(event)} == {0}
     assert not (tmp_path / "out" / "samples" / "epoch-1").exists()
     rest = [event for event in train(settings_for(resume_from="latest")) if is_sample(event)]
