@@ -39,9 +39,8 @@ Songs = Generator[tuple[Job, Any], None, None]
 Steps = Generator[EncodeEvent, None, list[Job]]
 """Events on the way; in the end the songs that came through."""
 SOUND_AHEAD = 2**30  # bytes of decoded sound that may wait for the VAE, beside one song that is longer
-WORTH_COMPILING = (
-    8 * 3600.0
-)  # seconds of music: compiling takes 12 s and saves a sixth of the time (docs/performance.md)
+WORTH_COMPILING = 8 * 3600.0
+"""Seconds of music: compiling takes 12 s and saves a sixth of the time, see docs/performance.md."""
 UNKNOWN_SECONDS = 600.0  # taken for a song whose header does not say its length
 
 
